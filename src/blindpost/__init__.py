@@ -1,0 +1,3 @@
+"""Blindpost: a zero-knowledge router for end-to-end encrypted messengers."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,179 @@
+"""Settings: every option with its reason. Environment variables `BLINDPOST_...`, or a TOML file.
+
+The file is named by `BLINDPOST_CONFIG`; a variable wins over the file. Nothing is read at import.
+"""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from blindpost.errors import ConfigurationError
+
+PREFIX = "BLINDPOST_"
+
+
+class Switch(StrEnum):
+    """On or off."""
+
+    ON = "on"
+    OFF = "off"
+
+
+class LogFormat(StrEnum):
+    """How log lines look; `auto` is console on a terminal, JSON elsewhere."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogLevel(StrEnum):
+    """The least level that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def default_data_dir() -> Path:
+    """Root's data belongs to the system, anybody else's to their home (XDG Base Directory)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/blindpost")
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "blindpost"
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. All have a default with which the program is safe."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: SecretStr | None = None
+    """PostgreSQL 18 or newer, as postgresql://...; without it an embedded one is started. Secret: holds a password."""
+    redis_url: SecretStr | None = None
+    """Redis 6.2 or newer, as redis://, rediss:// or unix://; without it an embedded one is started."""
+    data_dir: Path = Field(default_factory=default_data_dir)
+    """The one directory for everything that this program writes: embedded stores and its token key."""
+
+    host: str = "127.0.0.1"
+    """Loopback, because a public address wants TLS in front."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    """0 takes a free port and prints it."""
+    public_origin: str | None = None
+    """What clients type, as https://chat.example.org; it is signed at login. Default: http://host:port."""
+    metrics_host: str = "127.0.0.1"
+    """Metrics have no authentication of their own."""
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """0 takes a free port and prints it."""
+
+    allow_bearer: bool = True
+    """Plain bearer tokens; requests signed by the session's key do not exist yet, so this cannot be off."""
+    require_contact: bool = True
+    """Off opens the server: anybody registered can write to anybody."""
+    rate_limits: Switch = Switch.ON
+    """Off only where something in front limits, and in tests."""
+    session_lifetime_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 12 * 3_600
+    """A stolen token is of use for this long at most."""
+
+    sweep_interval_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+    """A wake-up that was lost heals within this time; each sweep is one query per process."""
+    waiting_max: Annotated[int, Field(ge=1)] = 20_000
+    """Waiting polls in one process: each holds a socket and some memory."""
+    waiting_per_user_max: Annotated[int, Field(ge=1)] = 16
+    """One person's devices and tabs."""
+    database_pool_size: Annotated[int, Field(ge=1, le=100)] = 5
+    """Pooled connections of one process; the writers and the listener hold three more."""
+    retry_window_s: Annotated[int, Field(ge=60)] = 7 * 86_400
+    """How long the trace of a delivered message stays, for repeats with the same client_message_id."""
+
+    log_format: LogFormat = LogFormat.AUTO
+    log_level: LogLevel = LogLevel.INFO
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is the library's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the TOML file."""
+        sources = [init_settings, env_settings]
+        if path := os.environ.get(PREFIX + "CONFIG"):
+            sources.append(TomlConfigSettingsSource(settings_cls, Path(path)))
+        return tuple(sources)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("public_origin")
+    @classmethod
+    def _origin(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        bare = f"{parts.scheme}://{parts.netloc}".lower()
+        if (
+            parts.scheme.lower() not in {"http", "https"}
+            or not parts.hostname
+            or "@" in parts.netloc
+            or "|" in value
+        ):
+            raise ValueError("must look like https://chat.example.org")
+        if value.rstrip("/").lower() != bare:
+            raise ValueError("must be an origin alone: no path, query or fragment")
+        return bare
+
+    @model_validator(mode="after")
+    def _bearer(self) -> Self:
+        if not self.allow_bearer:
+            raise ValueError(
+                "BLINDPOST_ALLOW_BEARER=false needs signed requests, which this version does not have"
+            )
+        return self
+
+
+def unknown_variables() -> list[str]:
+    """Name the BLINDPOST_ variables that mean nothing: a misspelt safety switch must not pass in silence."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {
+        PREFIX + "CONFIG",
+        PREFIX + "PASSPHRASE",
+    }
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; raises ConfigurationError, one line with all that is wrong, and no values in it."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{_name(item['loc'])}: {item['msg']}" for item in error.errors(include_input=False)
+        )
+        raise ConfigurationError(
+            f"the settings are not valid: {wrong}", "see `blindpost serve --help`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"the settings file cannot be read: {error}", "check BLINDPOST_CONFIG"
+        ) from None
+
+
+def _name(location: tuple[int | str, ...]) -> str:
+    return PREFIX + str(location[0]).upper() if location else "settings"

@@ -1,0 +1,21 @@
+"""Strict base64: one text for one byte string, so that what was compared is what was stored."""
+
+import base64
+import binascii
+
+
+def b64encode(data: bytes) -> str:
+    """Encode as standard base64 with padding (RFC 4648, section 4)."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def b64decode(text: str) -> bytes:
+    """Decode standard base64; raises ValueError for anything but the one canonical form of some bytes."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("not standard base64") from error
+    # The decoder ignores the unused bits before the padding: only the round trip is strict.
+    if b64encode(data) != text:
+        raise ValueError("base64 is not in its canonical form")
+    return data
