@@ -57,9 +57,7 @@ def default_data_dir() -> Path:
 class Settings(BaseSettings):
     """Everything an operator can set. All have a default with which the program is safe."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     database_url: SecretStr | None = None
     """PostgreSQL 18 or newer, as postgresql://...; without it an embedded one is started. Secret: holds a password."""
@@ -74,6 +72,8 @@ class Settings(BaseSettings):
     """0 takes a free port and prints it."""
     public_origin: str | None = None
     """What clients type, as https://chat.example.org; it is signed at login. Default: http://host:port."""
+    trusted_proxies: str = ""
+    """Addresses or networks of proxies whose X-Forwarded-For is believed, separated by commas; nobody's else is."""
     metrics_host: str = "127.0.0.1"
     """Metrics have no authentication of their own."""
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
@@ -129,12 +129,7 @@ class Settings(BaseSettings):
             return None
         parts = urlsplit(value)
         bare = f"{parts.scheme}://{parts.netloc}".lower()
-        if (
-            parts.scheme.lower() not in {"http", "https"}
-            or not parts.hostname
-            or "@" in parts.netloc
-            or "|" in value
-        ):
+        if parts.scheme.lower() not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or "|" in value:
             raise ValueError("must look like https://chat.example.org")
         if value.rstrip("/").lower() != bare:
             raise ValueError("must be an origin alone: no path, query or fragment")
@@ -143,9 +138,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _bearer(self) -> Self:
         if not self.allow_bearer:
-            raise ValueError(
-                "BLINDPOST_ALLOW_BEARER=false needs signed requests, which this version does not have"
-            )
+            raise ValueError("BLINDPOST_ALLOW_BEARER=false needs signed requests, which this version does not have")
         return self
 
 
@@ -163,16 +156,10 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{_name(item['loc'])}: {item['msg']}" for item in error.errors(include_input=False)
-        )
-        raise ConfigurationError(
-            f"the settings are not valid: {wrong}", "see `blindpost serve --help`"
-        ) from None
+        wrong = "; ".join(f"{_name(item['loc'])}: {item['msg']}" for item in error.errors(include_input=False))
+        raise ConfigurationError(f"the settings are not valid: {wrong}", "see `blindpost serve --help`") from None
     except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"the settings file cannot be read: {error}", "check BLINDPOST_CONFIG"
-        ) from None
+        raise ConfigurationError(f"the settings file cannot be read: {error}", "check BLINDPOST_CONFIG") from None
 
 
 def _name(location: tuple[int | str, ...]) -> str:

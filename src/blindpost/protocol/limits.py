@@ -21,4 +21,3 @@ USER_IDS_MAX: Final = 100
 
 BODY_MAX_BYTES: Final = 98_304
 """A full message in base64 is 87,384 characters; the rest is room for the other fields."""
-JSON_DEPTH_MAX: Final = 16

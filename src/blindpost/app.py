@@ -1,0 +1,260 @@
+"""The only wiring: what is made of what, what runs behind the requests, and in which order it all ends."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import prometheus_client
+import uvicorn
+from dishka import AsyncContainer, Provider, Scope, from_context, make_async_container, provide
+from dishka.integrations.fastapi import setup_dishka
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from blindpost import __version__
+from blindpost.config import Settings, Switch
+from blindpost.core.cache import Cache
+from blindpost.core.database import Database
+from blindpost.core.hub import Hub
+from blindpost.core.repositories import messages, users
+from blindpost.core.tokens import Tokens, load_or_make_key
+from blindpost.core.writer import MessageWriter
+from blindpost.errors import ConfigurationError, StartError
+from blindpost.routers import auth as auth_router
+from blindpost.routers import contacts as contacts_router
+from blindpost.routers import health as health_router
+from blindpost.routers import messages as messages_router
+from blindpost.routers import problems
+from blindpost.routers.middleware import Gate
+from blindpost.routers.security import Limiter
+from blindpost.services.auth import AuthService
+from blindpost.services.contacts import ContactService
+from blindpost.services.messages import MessageService, purge_forever
+from blindpost.services.models.common import Problem
+from blindpost.telemetry import registry
+
+LISTEN_BACKLOG: Final = 4_096
+DRAIN_S: Final = 4
+"""After the waiting polls were let go, what is left of the requests gets this long."""
+LISTENER_START_S: Final = 10
+
+
+class Components(Provider):
+    """Everything lives as long as the process: a request makes nothing but its answer."""
+
+    scope = Scope.APP
+    settings = from_context(provides=Settings, scope=Scope.APP)
+
+    @provide
+    async def database(self, settings: Settings) -> AsyncIterator[Database]:
+        if settings.database_url is None:
+            raise ConfigurationError("no database is given", "set BLINDPOST_DATABASE_URL")
+        async with Database(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size) as each:
+            yield each
+
+    @provide
+    async def cache(self, settings: Settings) -> AsyncIterator[Cache]:
+        if settings.redis_url is None:
+            raise ConfigurationError("no Redis is given", "set BLINDPOST_REDIS_URL")
+        cache = Cache(settings.redis_url.get_secret_value())
+        yield cache
+        await cache.close()
+
+    @provide
+    def tokens(self, settings: Settings, database: Database) -> Tokens:
+        return Tokens(load_or_make_key(settings.data_dir), database)
+
+    @provide
+    def writer(self, settings: Settings, database: Database) -> MessageWriter:
+        return MessageWriter(database, require_contact=settings.require_contact)
+
+    @provide
+    def hub(self, settings: Settings, database: Database) -> Hub:
+        async def find_waiting(user_ids: list[Any]) -> list[Any]:
+            async with database.reading() as connection:
+                return await messages.with_news(connection, user_ids)
+
+        return Hub(
+            database.connect_raw,
+            find_waiting,
+            sweep_interval_s=settings.sweep_interval_s,
+            waiting_max=settings.waiting_max,
+            waiting_per_user_max=settings.waiting_per_user_max,
+        )
+
+    @provide
+    async def limiter(self, settings: Settings, database: Database, cache: Cache) -> Limiter:
+        async with database.reading() as connection:
+            key = await users.shared_secret(connection, "pseudonyms")
+        return Limiter(cache, key, is_on=settings.rate_limits is Switch.ON)
+
+    @provide
+    def auth(self, settings: Settings, database: Database, cache: Cache, tokens: Tokens) -> AuthService:
+        origin = settings.public_origin or f"http://{settings.host}:{settings.port}"
+        return AuthService(database, cache, tokens, origin=origin, session_lifetime_s=settings.session_lifetime_s)
+
+    contacts = provide(ContactService)
+    messages = provide(MessageService)
+
+
+def create_app(container: AsyncContainer) -> FastAPI:
+    """Make the ASGI application over components that are open."""
+    app = FastAPI(
+        title="Blindpost",
+        version=__version__,
+        summary="A post office that cannot read the post",
+        # The documentation pages would load scripts from elsewhere; the description itself is enough.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for module in (auth_router, contacts_router, messages_router, health_router):
+        app.include_router(module.router)
+    problems.install(app)
+    setup_dishka(container, app)
+    app.add_middleware(Gate)
+    _describe(app)
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Write the OpenAPI description once, as it is: FastAPI would promise a 422 that is never sent."""
+    schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    schemas = schema["components"]["schemas"]
+    for path in schema["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas["Problem"] = Problem.model_json_schema()
+    app.openapi_schema = schema
+
+
+@asynccontextmanager
+async def open_components(settings: Settings, *overrides: Provider) -> AsyncIterator[AsyncContainer]:
+    """Check and migrate the stores, and run what runs behind the requests; raises ConfigurationError.
+
+    When it ends: the waiting go first, what was taken is written, and the stores are closed last.
+    """
+    container = make_async_container(Components(), *overrides, context={Settings: settings})
+    try:
+        database, cache = await container.get(Database), await container.get(Cache)
+        await database.check_server()
+        await cache.check_server()
+        await database.migrate()
+        await (await container.get(Tokens)).publish()
+        await container.get(Limiter)
+        writer, hub = await container.get(MessageWriter), await container.get(Hub)
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(writer.run())
+            others = [
+                group.create_task(hub.run()),
+                group.create_task(purge_forever(database, settings.retry_window_s)),
+            ]
+            try:
+                await _listening(hub)
+                yield container
+            finally:
+                hub.close()
+                writer.close()
+                await asyncio.wait([writing], timeout=DRAIN_S)
+                for task in (writing, *others):
+                    task.cancel()
+    finally:
+        await container.close()
+
+
+async def _listening(hub: Hub) -> None:
+    try:
+        async with asyncio.timeout(LISTENER_START_S):
+            await hub.listening.wait()
+    except TimeoutError:
+        raise StartError("PostgreSQL does not let this program LISTEN", "connect without a pooling proxy") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A router that answers."""
+
+    container: AsyncContainer
+    origin: str
+    """Where it listens, as a URL."""
+    metrics: str
+
+
+@asynccontextmanager
+async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Running]:
+    """Serve HTTP inside the block; raises ConfigurationError. Signals are the caller's business."""
+    listener = _bind(settings.host, settings.port)
+    port = listener.getsockname()[1]
+    settings = settings.model_copy(update={"port": port})
+    try:
+        async with open_components(settings, *overrides) as container:
+            server = _Server(
+                uvicorn.Config(
+                    create_app(container),
+                    lifespan="off",
+                    log_config=None,
+                    log_level=logging.WARNING,
+                    access_log=False,  # it would write paths, and paths hold names
+                    server_header=False,
+                    proxy_headers=bool(settings.trusted_proxies),
+                    forwarded_allow_ips=settings.trusted_proxies,
+                    timeout_keep_alive=75,
+                    timeout_graceful_shutdown=DRAIN_S,
+                )
+            )
+            with _metrics(settings) as metrics:
+                serving = asyncio.create_task(server.serve(sockets=[listener]))
+                try:
+                    yield Running(container, f"http://{_host(settings.host)}:{port}", metrics)
+                finally:
+                    (await container.get(Hub)).close()
+                    server.should_exit = True
+                    await serving
+    finally:
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone: uvicorn would raise them again at the end, and the exit would not be 0."""
+        yield
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {_host(host)}:{port}: {error.strerror}", "set BLINDPOST_HOST or BLINDPOST_PORT"
+        ) from None
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@contextmanager
+def _metrics(settings: Settings) -> Iterator[str]:
+    """Answer Prometheus on a listener of its own, which the world need not reach."""
+    try:
+        server, thread = prometheus_client.start_http_server(
+            settings.metrics_port, settings.metrics_host, registry=registry
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot serve metrics on port {settings.metrics_port}: {error.strerror}", "set BLINDPOST_METRICS_PORT"
+        ) from None
+    try:
+        yield f"http://{_host(settings.metrics_host)}:{server.server_port}/metrics"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,115 @@
+"""Redis: challenges, what is known of sessions for a minute, rate limits. Nothing here must survive a loss of it.
+
+Redis down means 503 for whatever needs it: a check that cannot be made is a check that failed.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final, cast
+from uuid import UUID
+
+from limits import RateLimitItem
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from blindpost.errors import ConfigurationError, StartError, Unavailable
+
+SOCKET_TIMEOUT_S: Final = 2
+POOL_WAIT_S: Final = 2
+CONNECTIONS_MAX: Final = 16
+SESSION_MEMORY_S: Final = 60
+"""How long Redis remembers that a session is open, and for longer than any reader needs that it has ended."""
+OPEN: Final = b"1"
+ENDED: Final = b"0"
+
+
+class Cache:
+    """One Redis, as one process sees it."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=CONNECTIONS_MAX,
+                timeout=POOL_WAIT_S,
+                socket_timeout=SOCKET_TIMEOUT_S,
+                socket_connect_timeout=SOCKET_TIMEOUT_S,
+                # One repeat, for a connection that the server closed while it was idle.
+                retry=Retry(NoBackoff(), 1),
+            )
+        except ValueError:
+            raise ConfigurationError(
+                "BLINDPOST_REDIS_URL is not a Redis URL", "write it as redis://:password@host:6379/0"
+            ) from None
+        self._redis: Redis = Redis.from_pool(pool)
+        storage = RedisStorage("async+redis://", implementation="redispy", connection_pool=cast("str", pool))
+        self._limiter = SlidingWindowCounterRateLimiter(storage)
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def ping(self) -> None:
+        """Raise Unavailable unless the server answers."""
+        with _failing_closed():
+            await self._redis.ping()
+
+    async def check_server(self) -> None:
+        """Raise StartError, in one line, unless Redis answers."""
+        try:
+            await self._redis.ping()
+        except (RedisError, OSError) as error:
+            raise StartError(
+                f"Redis does not answer: {type(error).__name__}", "check BLINDPOST_REDIS_URL, and that the server runs"
+            ) from None
+
+    async def keep_challenge(self, digest: bytes, lifetime_s: int) -> None:
+        """Remember a challenge by its SHA-384 digest. Each has a key of its own: none evicts another."""
+        with _failing_closed():
+            await self._redis.set(b"challenge:" + digest, b"", ex=lifetime_s)
+
+    async def take_challenge(self, digest: bytes) -> bool:
+        """Forget a challenge, and tell whether it was there: true for one caller only, whoever races."""
+        with _failing_closed():
+            return await self._redis.getdel(b"challenge:" + digest) is not None
+
+    async def session_is_open(self, session_id: UUID) -> bool | None:
+        """Tell what is remembered of a session: open, ended, or nothing."""
+        with _failing_closed():
+            state = await self._redis.get(_session(session_id))
+        return None if state is None else state == OPEN
+
+    async def remember_open(self, session_id: UUID) -> None:
+        """Remember that PostgreSQL has the session; never over a memory that it ended (NX)."""
+        with _failing_closed():
+            await self._redis.set(_session(session_id), OPEN, ex=SESSION_MEMORY_S, nx=True)
+
+    async def remember_ended(self, session_ids: Iterable[UUID]) -> None:
+        """Remember that sessions ended, for longer than a reader who saw them open can take to say so."""
+        with _failing_closed():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for session_id in session_ids:
+                    pipe.set(_session(session_id), ENDED, ex=2 * SESSION_MEMORY_S)
+                await pipe.execute()
+
+    async def hit(self, limit: RateLimitItem, *whom: str) -> int | None:
+        """Count one against a limit; returns None, or how many seconds to wait."""
+        with _failing_closed():
+            if await self._limiter.hit(limit, *whom):
+                return None
+            return limit.get_expiry()
+
+
+def _session(session_id: UUID) -> bytes:
+    return b"session:" + session_id.bytes
+
+
+@contextmanager
+def _failing_closed() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise Unavailable from error

@@ -1,0 +1,241 @@
+"""PostgreSQL: the pool, explicit transactions, raw connections for the writer and the hub, migrations.
+
+Whatever goes wrong below leaves here as one of the errors of `errors.py`, without the text of the driver:
+driver messages can carry names and keys.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, make_url, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from blindpost.errors import ConfigurationError, OutcomeUnknown, StartError, Unavailable
+
+MIN_SERVER_VERSION: Final = 180_000
+CONNECT_TIMEOUT_S: Final = 5
+POOL_TIMEOUT_S: Final = 5
+STATEMENT_TIMEOUT_S: Final = 15
+MIGRATION_LOCK: Final = 0x626C696E64
+"""An advisory lock, so that nodes that start together migrate one after the other."""
+
+LOSSES: Final = (
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.TooManyConnectionsError,
+    OSError,
+    TimeoutError,
+)
+"""What asyncpg raises when the server is gone, going or full."""
+
+PASSING: Final = (*LOSSES, asyncpg.DeadlockDetectedError, asyncpg.InsufficientResourcesError)
+"""And what a later try may not meet again: a full disk, two transactions that waited for each other."""
+
+Transaction = AsyncConnection
+"""What a repository takes: a connection inside of the transaction that a service opened."""
+
+
+class Database:
+    """One PostgreSQL, as one process sees it."""
+
+    def __init__(self, url: str, *, pool_size: int) -> None:
+        self._url = _driver_url(url)
+        self.engine: AsyncEngine = create_async_engine(
+            self._url.replace("postgresql://", "postgresql+asyncpg://", 1),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            pool_pre_ping=False,
+            # Parameters are names, keys and ciphertext: no error may show them.
+            hide_parameters=True,
+            connect_args={"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S},
+        )
+        self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for statements that each stand alone; raises Unavailable."""
+        with _losses_as(Unavailable):
+            async with self._reading.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is committed, durably, when the block ends; raises Unavailable, OutcomeUnknown.
+
+        A cancelled commit may or may not have happened, so a commit is never cancelled: the connection is
+        given back only when the server has answered.
+        """
+        with _losses_as(Unavailable):
+            async with self.engine.connect() as connection:
+                transaction = await connection.begin()
+                try:
+                    yield connection
+                except BaseException:
+                    await asyncio.shield(transaction.rollback())
+                    raise
+                with _losses_as(OutcomeUnknown):
+                    await asyncio.shield(transaction.commit())
+
+    async def connect_raw(self) -> "asyncpg.Connection[Any]":
+        """A connection of asyncpg's, outside of the pool, in autocommit; raises the driver's errors."""
+        return await asyncpg.connect(self._url, timeout=CONNECT_TIMEOUT_S, command_timeout=STATEMENT_TIMEOUT_S)
+
+    async def ping(self) -> None:
+        """Raise Unavailable unless the server answers."""
+        async with self.reading() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def check_server(self) -> None:
+        """Raise StartError, in one line, unless a PostgreSQL that is new enough answers."""
+        try:
+            connection = await self.connect_raw()
+        except (*LOSSES, asyncpg.PostgresError, ValueError) as error:
+            reason = f"PostgreSQL does not answer at {self.address}: {_reason(error)}"
+            raise StartError(reason, "check BLINDPOST_DATABASE_URL, and that the server runs") from None
+        try:
+            version = int(await connection.fetchval("SHOW server_version_num"))
+        finally:
+            await connection.close()
+        if version < MIN_SERVER_VERSION:
+            raise StartError(
+                f"PostgreSQL 18 or newer is needed, and this one is {version // 10_000}",
+                "upgrade it, or unset BLINDPOST_DATABASE_URL to use the embedded one",
+            )
+
+    @property
+    def address(self) -> str:
+        """Host and port, without user, password or database: fit for a message."""
+        url = make_url(self._url)
+        return f"{url.host or url.query.get('host', 'its socket')}:{url.port or 5432}"
+
+    async def migrate(self, revision: str = "head") -> tuple[str | None, str | None]:
+        """Bring the schema to a revision; returns the revisions before and after."""
+        async with self.engine.connect() as connection:
+            return await connection.run_sync(_migrate, revision)
+
+    async def revisions(self) -> tuple[str | None, str | None]:
+        """Return the schema's present revision and the newest one that this program knows."""
+        async with self.engine.connect() as connection:
+            return await connection.run_sync(_present), _script().get_current_head()
+
+
+def violated_constraint(error: IntegrityError) -> str | None:
+    """Name the constraint that refused a statement."""
+    return getattr(error.orig.__cause__ if error.orig else None, "constraint_name", None)
+
+
+class _losses_as:  # noqa: N801 - reads as a statement
+    """Turn the loss of the server into an error of ours; let every other error pass."""
+
+    def __init__(self, problem: type[Unavailable]) -> None:
+        self.problem = problem
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: type[BaseException] | None, error: BaseException | None, _tb: object) -> None:
+        if error is not None and _is_loss(error):
+            raise self.problem from error
+
+
+def _is_loss(error: BaseException) -> bool:
+    if isinstance(error, PoolTimeoutError | OperationalError | InterfaceError):
+        return True
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or isinstance(error.orig and error.orig.__cause__, PASSING)
+    return isinstance(error, LOSSES)
+
+
+def _reason(error: BaseException) -> str:
+    """Say why in a few words that hold no secret: the driver's own text may hold the URL."""
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        return "it refuses this user or password"
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        return "it has no such database"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError):
+        return "no connection"
+    return type(error).__name__
+
+
+def _driver_url(url: str) -> str:
+    """Accept the usual spellings of a PostgreSQL URL; raises ConfigurationError for anything else."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in {"postgresql", "postgres", "postgresql+asyncpg"} or not rest:
+        raise ConfigurationError(
+            "BLINDPOST_DATABASE_URL is not a PostgreSQL URL", "write it as postgresql://user:password@host:5432/name"
+        )
+    try:
+        _ = urlsplit(f"postgresql://{rest}").port
+    except ValueError:
+        raise ConfigurationError("BLINDPOST_DATABASE_URL has a port that is no number", "") from None
+    return f"postgresql://{rest}"
+
+
+def _script() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _present(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _migrate(connection: Connection, revision: str) -> tuple[str | None, str | None]:
+    with connection.begin():
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        before = _present(connection)
+        config = _config()
+        config.attributes["connection"] = connection
+        if _is_newer(before):
+            raise StartError(
+                "the database's schema is newer than this program", "run the version of Blindpost that made it"
+            )
+        if revision in {"head", *_revisions()} and _index(revision) >= _index(before):
+            command.upgrade(config, revision)
+        else:
+            command.downgrade(config, revision)
+        return before, _present(connection)
+
+
+def _revisions() -> list[str]:
+    return [script.revision for script in reversed(list(_script().walk_revisions()))]
+
+
+def _is_newer(revision: str | None) -> bool:
+    return revision is not None and revision not in _revisions()
+
+
+def _index(revision: str | None) -> int:
+    known = _revisions()
+    if revision is None:
+        return -1
+    return len(known) if revision == "head" else known.index(revision)

@@ -1,0 +1,197 @@
+"""The hub: one listening connection for the whole process, which wakes those who wait in it.
+
+A notification is a hint, never the news itself: whoever is woken reads the tables. So a lost hint costs time and
+not a message: after a reconnect everybody is woken, and a slow sweep asks once for all who wait.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from enum import Flag, auto
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from blindpost.core.database import LOSSES
+from blindpost.errors import ShuttingDown, TooManyWaiting
+from blindpost.telemetry import LISTENER_UP, WAITING, log, log_fault
+
+CHANNEL: Final = "blindpost"
+NOTIFY_IDS_MAX: Final = 240
+"""PostgreSQL takes payloads under 8,000 bytes, and an id is 32 hexadecimal digits."""
+ID_CHARS: Final = 32
+HEARTBEAT_S: Final = 10.0
+"""A connection can die without a word (a cut cable, a frozen server): ask it now and then."""
+HEARTBEAT_TIMEOUT_S: Final = 5.0
+RETRY_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
+
+
+class Kind(Flag):
+    """What there may be news of."""
+
+    MESSAGES = auto()
+    RECEIPTS = auto()
+    CONTACTS = auto()
+    SESSIONS = auto()
+    """A session ended: whoever waits in it must not be given anything more."""
+
+
+ALL: Final = ~Kind(0)
+_KINDS: Final = {"m": Kind.MESSAGES, "r": Kind.RECEIPTS, "c": Kind.CONTACTS, "s": Kind.SESSIONS}
+LETTERS: Final = {kind: letter for letter, kind in _KINDS.items()}
+
+
+class Subscription:
+    """One waiting poll or stream."""
+
+    __slots__ = ("_event", "_news")
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._news = Kind(0)
+
+    def wake(self, kind: Kind) -> None:
+        self._news |= kind
+        self._event.set()
+
+    async def wait(self, timeout_s: float) -> Kind:
+        """Return what there may be news of since the last call; nothing, if the time ran out."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
+        self._event.clear()
+        news, self._news = self._news, Kind(0)
+        return news
+
+
+class Hub:
+    """Subscriptions by user, and the connection that feeds them."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable["asyncpg.Connection[Any]"]],
+        find_waiting: Callable[[list[UUID]], Awaitable[Iterable[UUID]]],
+        *,
+        sweep_interval_s: float,
+        waiting_max: int,
+        waiting_per_user_max: int,
+    ) -> None:
+        self._connect = connect
+        self._find_waiting = find_waiting
+        self._sweep_interval_s = sweep_interval_s
+        self._waiting_max = waiting_max
+        self._waiting_per_user_max = waiting_per_user_max
+        self._subscriptions: dict[UUID, set[Subscription]] = {}
+        self._count = 0
+        self.listening = asyncio.Event()
+        self.is_closing = False
+
+    @contextmanager
+    def subscribe(self, user_id: UUID) -> Iterator[Subscription]:
+        """Hear of this user's news inside the block; raises TooManyWaiting, ShuttingDown."""
+        if self.is_closing:
+            raise ShuttingDown
+        mine = self._subscriptions.setdefault(user_id, set())
+        if len(mine) >= self._waiting_per_user_max or self._count >= self._waiting_max:
+            if not mine:
+                del self._subscriptions[user_id]
+            raise TooManyWaiting
+        subscription = Subscription()
+        mine.add(subscription)
+        self._count += 1
+        WAITING.inc()
+        try:
+            yield subscription
+        finally:
+            WAITING.dec()
+            self._count -= 1
+            mine.discard(subscription)
+            if not mine:
+                self._subscriptions.pop(user_id, None)
+
+    def close(self) -> None:
+        """Let everybody go: waiting polls answer at once, and none begins to wait."""
+        self.is_closing = True
+        self._wake_all()
+
+    async def run(self) -> None:
+        """Listen, and sweep, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen_forever())
+            group.create_task(self._sweep_forever())
+
+    async def _listen_forever(self) -> None:
+        failures = 0
+        while True:
+            try:
+                async for _ in self._listen():
+                    failures = 0
+            except (*LOSSES, asyncpg.PostgresError) as error:
+                log.warning("listener_lost", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - without a listener the process is deaf: never give up
+                log_fault("listener_failed", error)
+            finally:
+                self.listening.clear()
+                LISTENER_UP.set(0)
+            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+            failures += 1
+
+    async def _listen(self) -> Any:
+        """Listen on one connection, never in a transaction, until it is lost; yields at each sign of life."""
+        connection = await self._connect()
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        try:
+            await connection.add_listener(CHANNEL, self._heard)
+            self.listening.set()
+            LISTENER_UP.set(1)
+            # Whatever was notified while nobody listened is lost: look for yourselves.
+            self._wake_all()
+            while not lost.is_set():
+                yield
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await lost.wait()
+                if not lost.is_set():
+                    await connection.fetchval("SELECT 1", timeout=HEARTBEAT_TIMEOUT_S)
+            log.warning("listener_lost", error="terminated")
+        finally:
+            connection.terminate()
+
+    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        text = str(payload)
+        kind = _KINDS.get(text[:1])
+        if kind is None:  # a newer version's: whatever it means, looking does no harm
+            self._wake_all()
+            return
+        for start in range(1, len(text), ID_CHARS):
+            for subscription in self._subscriptions.get(UUID(hex=text[start : start + ID_CHARS]), ()):
+                subscription.wake(kind)
+
+    def _wake_all(self) -> None:
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.wake(ALL)
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._sweep_interval_s)
+            if not self._subscriptions:
+                continue
+            try:
+                found = await self._find_waiting(list(self._subscriptions))
+            except Exception as error:  # noqa: BLE001 - the store is away: the next sweep will do
+                log_fault("sweep_failed", error)
+                continue
+            for user_id in found:
+                for subscription in self._subscriptions.get(user_id, ()):
+                    subscription.wake(ALL)
+
+
+def payloads(kind: Kind, user_ids: Iterable[UUID]) -> list[str]:
+    """Write notifications for these users, as many as their number needs."""
+    hexes = sorted({user_id.hex for user_id in user_ids})
+    return [
+        LETTERS[kind] + "".join(hexes[start : start + NOTIFY_IDS_MAX]) for start in range(0, len(hexes), NOTIFY_IDS_MAX)
+    ]

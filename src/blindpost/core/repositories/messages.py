@@ -1,0 +1,131 @@
+"""Messages as their readers see them; core.writer stores and erases them."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import ARRAY, CompoundSelect, Uuid, any_, delete, exists, func, literal, select, text, union, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from blindpost.core.hub import CHANNEL
+from blindpost.core.schema import messages, sessions, users
+
+
+class MessageRow(NamedTuple):
+    """A message that waits for its recipient."""
+
+    id: UUID
+    sender_id: UUID
+    recipient_id: UUID
+    message: bytes
+    timestamp: datetime
+    is_delivered: bool
+
+
+class News(NamedTuple):
+    """What a session has not been told yet."""
+
+    receipts: bool
+    contacts: bool
+
+
+async def inbox(tx: AsyncConnection, user_id: UUID, limit: int) -> list[MessageRow]:
+    """Read what is unacknowledged, oldest first; never "what is newer than": ids may commit out of order."""
+    statement = (
+        select(*(messages.c[field] for field in MessageRow._fields))
+        .where(messages.c.recipient_id == user_id)
+        .order_by(messages.c.id)
+        .limit(limit)
+    )
+    return [MessageRow(*row) for row in await tx.execute(statement)]
+
+
+async def news(tx: AsyncConnection, user_id: UUID, session_id: UUID) -> News | None:
+    """Read what a session has not been told; None if the session has ended."""
+    due = exists().where(messages.c.sender_id == user_id, messages.c.receipt_due)
+    statement = (
+        select(due, users.c.contacts_version > sessions.c.contacts_seen)
+        .select_from(sessions.join(users, users.c.id == sessions.c.user_id))
+        .where(sessions.c.id == session_id, sessions.c.user_id == user_id, sessions.c.expires_at > func.now())
+    )
+    row = (await tx.execute(statement)).first()
+    return News(*row) if row else None
+
+
+async def take_receipts(tx: AsyncConnection, user_id: UUID, limit: int) -> list[UUID]:
+    """Take the ids of delivered messages that the sender was not told of, in the order of sending.
+
+    Two polls of one user must not wait for each other, nor be told the same twice: locked rows are passed over.
+    """
+    due = (
+        select(messages.c.id)
+        .where(messages.c.sender_id == user_id, messages.c.receipt_due)
+        .order_by(messages.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = update(messages).where(messages.c.id.in_(due)).values(receipt_due=False).returning(messages.c.id)
+    return sorted((await tx.execute(statement)).scalars())
+
+
+async def take_contacts_changed(tx: AsyncConnection, user_id: UUID, session_id: UUID) -> bool:
+    """Note that this session is told of all changes among the contacts so far; false if it knew them."""
+    version = (
+        await tx.execute(
+            update(users)
+            .where(users.c.id == user_id)
+            .values(contacts_told=users.c.contacts_version)
+            .returning(users.c.contacts_version)
+        )
+    ).scalar_one_or_none()
+    statement = (
+        update(sessions)
+        .where(sessions.c.id == session_id, sessions.c.contacts_seen < version)
+        .values(contacts_seen=version)
+        .returning(sessions.c.id)
+    )
+    return (await tx.execute(statement)).first() is not None
+
+
+async def with_news(tx: AsyncConnection, user_ids: Iterable[UUID]) -> list[UUID]:
+    """Find those for whom something waits: what a lost notification would have told."""
+    ids = any_(literal(list(user_ids), ARRAY(Uuid)))
+    statement: CompoundSelect[Any] = union(
+        select(messages.c.recipient_id).where(messages.c.recipient_id == ids),
+        select(messages.c.sender_id).where(messages.c.receipt_due, messages.c.sender_id == ids),
+        select(users.c.id).where(users.c.id == ids, users.c.contacts_version > users.c.contacts_told),
+    )
+    return list((await tx.execute(statement)).scalars())
+
+
+async def statuses(tx: AsyncConnection, sender_id: UUID, ids: Iterable[UUID]) -> dict[UUID, bool]:
+    """Tell for each id that is the sender's whether it was delivered."""
+    statement = select(messages.c.id, messages.c.is_delivered).where(
+        messages.c.sender_id == sender_id, messages.c.id.in_(list(ids))
+    )
+    return {row[0]: row[1] for row in await tx.execute(statement)}
+
+
+async def purge_delivered(tx: AsyncConnection, older_than_s: int, limit: int) -> int:
+    """Delete the traces of messages delivered and sent so long ago; returns how many, at most `limit`.
+
+    Their ids hold the time of sending (UUIDv7), and the primary key its order: no other index is needed.
+    """
+    old = (
+        select(messages.c.id)
+        .where(
+            messages.c.is_delivered,
+            messages.c.timestamp < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than_s),
+        )
+        .order_by(messages.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return (await tx.execute(delete(messages).where(messages.c.id.in_(old)))).rowcount
+
+
+async def notify(tx: AsyncConnection, payloads: Iterable[str]) -> None:
+    """Hint to every process, when the transaction commits."""
+    for payload in payloads:
+        await tx.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": payload})

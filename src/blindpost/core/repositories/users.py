@@ -1,0 +1,142 @@
+"""Users, their names and keys, their sessions, and the keys that sign tokens."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, delete, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from blindpost.core.schema import names, secrets, sessions, token_keys, users
+
+
+class User(NamedTuple):
+    """A row of `users`; keys are canonical SPKI DER."""
+
+    id: UUID
+    name: str
+    ecdsa_public_key: bytes
+    ecdh_public_key: bytes
+    ecdh_signature: bytes
+    created_at: datetime
+
+
+class NewUser(NamedTuple):
+    """What a registration gives."""
+
+    name: str
+    ecdsa_public_key: bytes
+    ecdh_public_key: bytes
+    ecdh_signature: bytes
+
+
+_USER = select(*(users.c[field] for field in User._fields))
+
+
+async def claim_name(tx: AsyncConnection, name: str) -> bool:
+    """Claim a name for ever; false if it is, or was, somebody's."""
+    statement = upsert(names).values(name_key=name.lower()).on_conflict_do_nothing().returning(names.c.name_key)
+    return (await tx.execute(statement)).first() is not None
+
+
+async def add(tx: AsyncConnection, user: NewUser) -> UUID:
+    """Insert a user whose name is claimed; returns the new id."""
+    row = {**user._asdict(), "name_key": user.name.lower()}
+    user_id: UUID = (await tx.execute(insert(users).values(row).returning(users.c.id))).scalar_one()
+    return user_id
+
+
+async def by_id(tx: AsyncConnection, user_id: UUID) -> User | None:
+    return await _one(tx, users.c.id == user_id)
+
+
+async def by_name(tx: AsyncConnection, name: str) -> User | None:
+    return await _one(tx, users.c.name_key == name.lower())
+
+
+async def lock(tx: AsyncConnection, user_ids: Iterable[UUID]) -> dict[UUID, User]:
+    """Read users, and keep others from changing them or logging in as them until the transaction ends.
+
+    In the order of the ids, so that two transactions never wait for each other. Messages to and from them still
+    pass: a foreign key's check takes a weaker lock, which this one lets be.
+    """
+    statement = _USER.where(users.c.id.in_(list(user_ids))).order_by(users.c.id).with_for_update(key_share=True)
+    return {row.id: User(*row) for row in await tx.execute(statement)}
+
+
+async def _one(tx: AsyncConnection, condition: ColumnElement[bool]) -> User | None:
+    row = (await tx.execute(_USER.where(condition))).first()
+    return User(*row) if row else None
+
+
+async def set_ecdsa_key(tx: AsyncConnection, user_id: UUID, key: bytes, ecdh_signature: bytes) -> None:
+    values = {"ecdsa_public_key": key, "ecdh_signature": ecdh_signature}
+    await tx.execute(update(users).where(users.c.id == user_id).values(values))
+
+
+async def set_ecdh_key(tx: AsyncConnection, user_id: UUID, key: bytes, ecdh_signature: bytes) -> None:
+    values = {"ecdh_public_key": key, "ecdh_signature": ecdh_signature}
+    await tx.execute(update(users).where(users.c.id == user_id).values(values))
+
+
+async def remove(tx: AsyncConnection, user_id: UUID) -> None:
+    """Delete a user and, by cascade, everything of theirs. The claim on the name stays."""
+    await tx.execute(delete(users).where(users.c.id == user_id))
+
+
+async def touch_contacts(tx: AsyncConnection, user_ids: Iterable[UUID]) -> None:
+    """Count a change among the contacts of these users, whom the caller has locked."""
+    statement = update(users).where(users.c.id.in_(list(user_ids)))
+    await tx.execute(statement.values(contacts_version=users.c.contacts_version + 1))
+
+
+async def open_session(
+    tx: AsyncConnection, session_id: UUID, user_id: UUID, ecdsa_public_key: bytes, lifetime_s: int
+) -> bool:
+    """Insert a session, if the key that was checked is the user's still; false if not.
+
+    The share lock makes a concurrent rotation wait: either it ends this session too, or this finds the new key.
+    """
+    expires = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, lifetime_s)
+    user = (
+        select(literal(session_id, sessions.c.id.type), users.c.id, expires, users.c.contacts_told)
+        .where(users.c.id == user_id, users.c.ecdsa_public_key == ecdsa_public_key)
+        .with_for_update(read=True)
+    )
+    columns = ["id", "user_id", "expires_at", "contacts_seen"]
+    statement = insert(sessions).from_select(columns, user).returning(sessions.c.id)
+    opened = (await tx.execute(statement)).first() is not None
+    await tx.execute(delete(sessions).where(sessions.c.user_id == user_id, sessions.c.expires_at < func.now()))
+    return opened
+
+
+async def session_is_open(tx: AsyncConnection, session_id: UUID, user_id: UUID) -> bool:
+    statement = select(sessions.c.id).where(
+        sessions.c.id == session_id, sessions.c.user_id == user_id, sessions.c.expires_at > func.now()
+    )
+    return (await tx.execute(statement)).first() is not None
+
+
+async def sessions_of(tx: AsyncConnection, user_id: UUID) -> list[UUID]:
+    return list((await tx.execute(select(sessions.c.id).where(sessions.c.user_id == user_id))).scalars())
+
+
+async def end_sessions(tx: AsyncConnection, session_ids: Iterable[UUID]) -> None:
+    await tx.execute(delete(sessions).where(sessions.c.id.in_(list(session_ids))))
+
+
+async def publish_token_key(tx: AsyncConnection, key_id: str, public_key: bytes) -> None:
+    await tx.execute(upsert(token_keys).values(id=key_id, public_key=public_key).on_conflict_do_nothing())
+
+
+async def token_key(tx: AsyncConnection, key_id: str) -> bytes | None:
+    key: bytes | None = await tx.scalar(select(token_keys.c.public_key).where(token_keys.c.id == key_id))
+    return key
+
+
+async def shared_secret(tx: AsyncConnection, name: str) -> bytes:
+    """Read a secret that the first migration made."""
+    value: bytes = (await tx.execute(select(secrets.c.value).where(secrets.c.name == name))).scalar_one()
+    return value

@@ -1,0 +1,143 @@
+"""The tables. Constraints do the guarding: what must not be is refused here, whatever the code above does.
+
+`names` outlives `users`: a name is claimed once and for ever, so that nobody can take a deleted person's name
+and be mistaken for them.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "ix": "%(table_name)s_%(column_0_name)s_idx",
+    }
+)
+
+ASCII_ORDER = "C"
+NOW = func.now()
+
+
+def _user(name: str, *, nullable: bool = False) -> Column[object]:
+    return Column(name, Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=nullable)
+
+
+def _time(name: str) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=False, server_default=NOW)
+
+
+names = Table(
+    "names",
+    metadata,
+    Column("name_key", Text(collation=ASCII_ORDER), primary_key=True),
+    CheckConstraint("name_key ~ '^[a-z0-9_]{3,50}$'", name="shape"),
+)
+"""Every name ever claimed, in lower case."""
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("name", Text, nullable=False),
+    Column("name_key", Text(collation=ASCII_ORDER), ForeignKey("names.name_key"), nullable=False, unique=True),
+    Column("ecdsa_public_key", LargeBinary, nullable=False),
+    Column("ecdh_public_key", LargeBinary, nullable=False),
+    Column("ecdh_signature", LargeBinary, nullable=False),
+    _time("created_at"),
+    Column("contacts_version", BigInteger, nullable=False, server_default=text("0")),
+    Column("contacts_told", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("name_key = lower(name)", name="name_key"),
+    CheckConstraint("octet_length(ecdsa_public_key) = 120 AND octet_length(ecdh_public_key) = 120", name="key_length"),
+    CheckConstraint("ecdsa_public_key <> ecdh_public_key", name="keys_differ"),
+)
+"""Keys are canonical SPKI DER. Versions count changes among the contacts, so that nobody misses one."""
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    _user("user_id"),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("contacts_seen", BigInteger, nullable=False),
+    Index(None, "user_id"),
+)
+"""The truth about who is logged in; Redis only remembers it for a minute."""
+
+contact_requests = Table(
+    "contact_requests",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
+    _user("sender_id"),
+    _user("receiver_id"),
+    Column("status", Text, nullable=False, server_default=text("'pending'")),
+    _time("created_at"),
+    _time("updated_at"),
+    CheckConstraint("sender_id <> receiver_id", name="not_self"),
+    CheckConstraint("status IN ('pending', 'accepted', 'rejected')", name="status"),
+    Index(
+        "contact_requests_pair_key",
+        text("LEAST(sender_id, receiver_id)"),
+        text("GREATEST(sender_id, receiver_id)"),
+        unique=True,
+    ),
+    Index(None, "sender_id"),
+    Index(None, "receiver_id"),
+)
+"""One row for two people, whoever asked first."""
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=text("uuidv7()")),
+    _user("sender_id"),
+    _user("recipient_id", nullable=True),
+    Column("message", LargeBinary),
+    Column("client_message_id", Uuid),
+    _time("timestamp"),
+    Column("is_delivered", Boolean, nullable=False, server_default=text("false")),
+    Column("receipt_due", Boolean, nullable=False, server_default=text("false")),
+    # A delivered message keeps neither its ciphertext nor whom it was for.
+    CheckConstraint(
+        "CASE WHEN is_delivered THEN message IS NULL AND recipient_id IS NULL"
+        " ELSE message IS NOT NULL AND recipient_id IS NOT NULL AND NOT receipt_due END",
+        name="erased",
+    ),
+    CheckConstraint("octet_length(message) BETWEEN 1 AND 65536", name="size"),
+    Index("messages_sender_client_key", "sender_id", "client_message_id", unique=True),
+    Index("messages_inbox_idx", "recipient_id", "id", postgresql_where=text("recipient_id IS NOT NULL")),
+    Index("messages_receipt_idx", "sender_id", postgresql_where=text("receipt_due")),
+)
+
+token_keys = Table(
+    "token_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("public_key", LargeBinary, nullable=False),
+    _time("created_at"),
+)
+"""Public halves of the keys that the nodes sign tokens with; the private halves never leave their nodes."""
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+"""What all nodes share and no client sees: the key of the pseudonyms."""

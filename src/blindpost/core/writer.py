@@ -1,0 +1,314 @@
+"""Group commit: what arrives while one flush runs is written by the next, in one statement and one commit.
+
+A commit that carries a NOTIFY holds one lock of the whole PostgreSQL cluster, so one commit per message would be
+a ceiling for everybody; a batch of fifty pays it once. Nobody waits for a timer: a lone message is flushed at once.
+
+Two kinds of failure: a flush fails, and those who wait for it are told; or the loop stops, and all are told.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from blindpost.core.database import LOSSES, Database
+from blindpost.core.hub import CHANNEL, NOTIFY_IDS_MAX
+from blindpost.errors import InternalFault, NotAContact, OutcomeUnknown, Overloaded, Problem, ShuttingDown, Unavailable
+from blindpost.telemetry import BATCH_SIZE, log_fault
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+BATCH_MAX: Final = 256
+CAPACITY: Final = 2_048
+"""Items that may wait; with messages of the largest size this is 128 MiB."""
+
+
+class GroupCommit(Generic[Item, Result]):
+    """A bounded queue in front of one flush at a time; every item gets its own answer."""
+
+    def __init__(
+        self,
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Problem]]],
+        *,
+        capacity: int = CAPACITY,
+        batch_max: int = BATCH_MAX,
+    ) -> None:
+        self._flush = flush
+        self._capacity = capacity
+        self._batch_max = batch_max
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._arrived = asyncio.Event()
+        self._closing = False
+
+    async def submit(self, item: Item) -> Result:
+        """Return the item's own result, when it is durable; raises Overloaded, ShuttingDown or what flush gave.
+
+        A caller who is cancelled stops waiting; the item is written all the same.
+        """
+        if self._closing:
+            raise ShuttingDown
+        if len(self._waiting) >= self._capacity:
+            raise Overloaded
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._arrived.set()
+        return await future
+
+    async def run(self) -> None:
+        """Flush until closed and empty; cancelling it answers ShuttingDown to all who wait."""
+        try:
+            while not (self._closing and not self._waiting):
+                await self._arrived.wait()
+                while self._waiting:
+                    count = min(len(self._waiting), self._batch_max)
+                    await self._flush_batch([self._waiting.popleft() for _ in range(count)])
+                if not self._closing:
+                    self._arrived.clear()
+        finally:
+            self._closing = True
+            for _, future in self._waiting:
+                _answer(future, ShuttingDown())
+
+    def close(self) -> None:
+        """Take no more, and let `run` end when all that was taken is written."""
+        self._closing = True
+        self._arrived.set()
+
+    async def _flush_batch(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
+        results: Sequence[Result | Problem]
+        try:
+            results = await self._flush([item for item, _ in batch])
+        except Problem as problem:
+            results = [problem] * len(batch)
+        except asyncio.CancelledError:
+            for _, future in batch:
+                _answer(future, OutcomeUnknown())
+            raise
+        except Exception as error:  # noqa: BLE001 - the loop must outlive any one batch
+            log_fault("writer_flush_failed", error)
+            results = [InternalFault()] * len(batch)
+        for (_, future), result in zip(batch, results, strict=True):
+            _answer(future, result)
+
+
+def _answer(future: "asyncio.Future[Result]", result: Result | Problem) -> None:
+    if future.done():  # the caller went away
+        return
+    if isinstance(result, Problem):
+        # A fresh one each: a shared exception would gather the tracebacks of all who wait.
+        future.set_exception(type(result)())
+    else:
+        future.set_result(result)
+
+
+class NewMessage(NamedTuple):
+    """A message to store."""
+
+    sender_id: UUID
+    recipient_id: UUID
+    message: bytes
+    client_message_id: UUID | None
+
+
+class Stored(NamedTuple):
+    """A message that is on disk."""
+
+    id: UUID
+    timestamp: datetime
+
+
+class Ack(NamedTuple):
+    """One caller's acknowledgement."""
+
+    recipient_id: UUID
+    message_ids: list[UUID]
+
+
+# Ids are drawn in the order of arrival (the CTE is materialised), so that a reader who sorts by id sees one
+# sender's messages in the order in which they were sent. The hint to the recipients rides in the same commit.
+_INSERT = f"""
+WITH input AS MATERIALIZED (
+    SELECT n, uuidv7() AS id, sender_id, recipient_id, message, client_message_id
+    FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::uuid[])
+        WITH ORDINALITY AS t (sender_id, recipient_id, message, client_message_id, n)
+), stored AS (
+    INSERT INTO messages (id, sender_id, recipient_id, message, client_message_id)
+    SELECT id, sender_id, recipient_id, message, client_message_id FROM input
+    WHERE CASE WHEN $5 THEN EXISTS (
+        SELECT FROM contact_requests c
+        WHERE LEAST(c.sender_id, c.receiver_id) = LEAST(input.sender_id, input.recipient_id)
+        AND GREATEST(c.sender_id, c.receiver_id) = GREATEST(input.sender_id, input.recipient_id)
+        AND c.status = 'accepted'
+    ) ELSE EXISTS (SELECT FROM users u WHERE u.id = input.recipient_id) END
+    ORDER BY n
+    ON CONFLICT (sender_id, client_message_id) DO NOTHING
+    RETURNING id, recipient_id, timestamp
+), woken AS MATERIALIZED (
+    SELECT count(pg_notify('{CHANNEL}', payload)) AS count FROM (
+        SELECT 'm' || string_agg(hex, '') AS payload FROM (
+            SELECT hex, (row_number() OVER () - 1) / {NOTIFY_IDS_MAX} AS part
+            FROM (SELECT DISTINCT replace(recipient_id::text, '-', '') AS hex FROM stored) AS recipients
+        ) AS parts GROUP BY part
+    ) AS payloads
+)
+SELECT stored.id, stored.timestamp, (SELECT count FROM woken) AS woken
+FROM input LEFT JOIN stored USING (id) ORDER BY n
+"""  # noqa: S608 - constants of this program
+
+_FIND = """
+SELECT m.id, m.timestamp
+FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS t (sender_id, client_message_id, n)
+LEFT JOIN messages m USING (sender_id, client_message_id) ORDER BY n
+"""
+
+_ACK = f"""
+WITH acked AS (
+    UPDATE messages m SET message = NULL, recipient_id = NULL, is_delivered = true, receipt_due = true
+    FROM unnest($1::uuid[], $2::uuid[]) AS a (id, recipient_id)
+    WHERE m.id = a.id AND m.recipient_id = a.recipient_id
+    RETURNING m.id, m.sender_id, a.recipient_id
+), woken AS MATERIALIZED (
+    SELECT count(pg_notify('{CHANNEL}', payload)) AS count FROM (
+        SELECT 'r' || string_agg(hex, '') AS payload FROM (
+            SELECT hex, (row_number() OVER () - 1) / {NOTIFY_IDS_MAX} AS part
+            FROM (SELECT DISTINCT replace(sender_id::text, '-', '') AS hex FROM acked) AS senders
+        ) AS parts GROUP BY part
+    ) AS payloads
+)
+SELECT id, recipient_id, (SELECT count FROM woken) AS woken FROM acked
+"""  # noqa: S608 - constants of this program
+
+
+class _Flusher:
+    """One connection of its own, opened again after a loss."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: asyncpg.Connection[Any] | None = None
+
+    async def fetch(self, sql: str, *arguments: object) -> list[Any]:
+        """Run one statement in a commit of its own; raises Unavailable (not done) or OutcomeUnknown."""
+        connection = await self._connect()
+        try:
+            rows: list[Any] = await connection.fetch(sql, *arguments)
+            return rows
+        except LOSSES as error:
+            # It was sent, and may have been committed before the connection went.
+            connection.terminate()
+            raise OutcomeUnknown from error
+
+    async def _connect(self) -> "asyncpg.Connection[Any]":
+        if self._connection is None or self._connection.is_closed():
+            try:
+                self._connection = await self._database.connect_raw()
+            except (*LOSSES, asyncpg.PostgresError) as error:
+                raise Unavailable from error
+        return self._connection
+
+    async def close(self) -> None:
+        if self._connection is not None and not self._connection.is_closed():
+            await self._connection.close(timeout=2)
+
+
+class MessageWriter:
+    """Stores messages and acknowledgements in batches: the one place that commits outside of a service."""
+
+    def __init__(self, database: Database, *, require_contact: bool) -> None:
+        self._require_contact = require_contact
+        self._sends = _Flusher(database)
+        self._acks = _Flusher(database)
+        self.sends: GroupCommit[NewMessage, Stored] = GroupCommit(self._flush_sends)
+        self.acks: GroupCommit[Ack, list[UUID]] = GroupCommit(self._flush_acks)
+
+    async def send(self, message: NewMessage) -> Stored:
+        """Store one message; raises NotAContact, Overloaded, Unavailable, OutcomeUnknown."""
+        return await self.sends.submit(message)
+
+    async def acknowledge(self, ack: Ack) -> list[UUID]:
+        """Erase messages; returns those that were the caller's and still waiting."""
+        return await self.acks.submit(ack)
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.sends.run())
+                group.create_task(self.acks.run())
+        finally:
+            await self._sends.close()
+            await self._acks.close()
+
+    def close(self) -> None:
+        self.sends.close()
+        self.acks.close()
+
+    async def _flush_sends(self, batch: Sequence[NewMessage]) -> Sequence[Stored | Problem]:
+        BATCH_SIZE.labels("send").observe(len(batch))
+        rows = await _each_alone_if_refused(self._insert, batch)
+        return await self._resolve(batch, rows)
+
+    async def _insert(self, batch: Sequence[NewMessage]) -> Sequence[Stored | Problem | None]:
+        columns = zip(*batch, strict=True)
+        rows = await self._sends.fetch(_INSERT, *(list(column) for column in columns), self._require_contact)
+        return [Stored(row["id"], row["timestamp"]) if row["id"] else None for row in rows]
+
+    async def _resolve(
+        self, batch: Sequence[NewMessage], rows: Sequence[Stored | Problem | None]
+    ) -> Sequence[Stored | Problem]:
+        """Answer for what was not inserted: a repeat gets the first answer, anything else is refused."""
+        repeats = [m for m, row in zip(batch, rows, strict=True) if row is None and m.client_message_id]
+        found: dict[tuple[UUID, UUID | None], Stored] = {}
+        if repeats:
+            ids = [m.sender_id for m in repeats], [m.client_message_id for m in repeats]
+            for m, row in zip(repeats, await self._sends.fetch(_FIND, *ids), strict=True):
+                if row["id"]:
+                    found[m.sender_id, m.client_message_id] = Stored(row["id"], row["timestamp"])
+        return [
+            row if row is not None else found.get((m.sender_id, m.client_message_id), NotAContact())
+            for m, row in zip(batch, rows, strict=True)
+        ]
+
+    async def _flush_acks(self, batch: Sequence[Ack]) -> Sequence[list[UUID] | Problem]:
+        BATCH_SIZE.labels("ack").observe(len(batch))
+        return await _each_alone_if_refused(self._erase, batch)
+
+    async def _erase(self, batch: Sequence[Ack]) -> Sequence[list[UUID]]:
+        pairs = [(message_id, ack.recipient_id) for ack in batch for message_id in ack.message_ids]
+        rows = await self._acks.fetch(_ACK, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        erased = {(row["id"], row["recipient_id"]) for row in rows}
+        return [_claim(erased, ack) for ack in batch]
+
+
+def _claim(erased: set[tuple[UUID, UUID]], ack: Ack) -> list[UUID]:
+    """Take out of `erased` what this acknowledgement erased: one that comes twice in a batch finds it gone."""
+    mine = [message_id for message_id in dict.fromkeys(ack.message_ids) if (message_id, ack.recipient_id) in erased]
+    erased.difference_update((message_id, ack.recipient_id) for message_id in mine)
+    return mine
+
+
+async def _each_alone_if_refused(
+    write: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], batch: Sequence[Item]
+) -> Sequence[Result | Problem]:
+    """Write a batch; if the server refuses it (a deadlock, an account deleted meanwhile), write each alone.
+
+    A refused statement changed nothing, so nothing is written twice. OutcomeUnknown is not retried here.
+    """
+    try:
+        return await write(batch)
+    except asyncpg.PostgresError as error:
+        if len(batch) == 1:
+            return [_refusal(error)]
+    return [(await _each_alone_if_refused(write, [item]))[0] for item in batch]
+
+
+def _refusal(error: asyncpg.PostgresError) -> Problem:
+    if isinstance(error, asyncpg.ForeignKeyViolationError):
+        return NotAContact()  # one of the two was deleted between the check and the insert
+    if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.InsufficientResourcesError):
+        return Unavailable()
+    log_fault("writer_refused", error)
+    return InternalFault()

@@ -1,0 +1,1 @@
+"""HTTP: one line per call, and everything that stands before it."""

@@ -1,0 +1,126 @@
+"""/auth."""
+
+from typing import Annotated
+from uuid import UUID
+
+from dishka.integrations.fastapi import FromDishka
+from fastapi import APIRouter, Depends, Path, Request
+
+from blindpost.errors import (
+    InvalidKey,
+    InvalidSignature,
+    LoginFailed,
+    NotAuthenticated,
+    OutcomeUnknown,
+    TooLarge,
+    TooManyRequests,
+    UsernameTaken,
+    UserNotFound,
+)
+from blindpost.routers.problems import responses
+from blindpost.routers.security import (
+    CHALLENGE,
+    LOGIN,
+    LOGIN_ONE_NAME,
+    REGISTER,
+    CurrentCaller,
+    Limiter,
+    address_of,
+    limited,
+    limited_proof,
+)
+from blindpost.routers.strict import StrictRoute
+from blindpost.services.auth import AuthService
+from blindpost.services.models.auth import (
+    ChallengeAnswer,
+    DeleteAccount,
+    EcdhUpdate,
+    EcdsaUpdate,
+    LoginRequest,
+    Me,
+    PublicKeys,
+    Registered,
+    RegisterRequest,
+    Session,
+)
+from blindpost.services.models.common import Done, Username
+
+router = APIRouter(prefix="/auth", tags=["auth"], route_class=StrictRoute)
+
+Auth = FromDishka[AuthService]
+_keys = responses(
+    InvalidKey, InvalidSignature, NotAuthenticated, TooLarge, TooManyRequests, OutcomeUnknown
+)  # what a call that proves a key can answer
+
+
+@router.post(
+    "/register",
+    status_code=201,
+    dependencies=[Depends(limited(REGISTER, "register"))],
+    responses=responses(InvalidKey, InvalidSignature, UsernameTaken, TooLarge, TooManyRequests, OutcomeUnknown),
+)
+async def register(body: RegisterRequest, auth: Auth) -> Registered:
+    """Register a name and two public keys, bound together by a signature."""
+    return await auth.register(body)
+
+
+@router.get(
+    "/challenge/{username}",
+    dependencies=[Depends(limited(CHALLENGE, "challenge"))],
+    responses=responses(TooManyRequests),
+)
+async def challenge(username: Annotated[Username, Path()], auth: Auth) -> ChallengeAnswer:
+    """Ask for a challenge to sign; the answer is alike for names that nobody has."""
+    return await auth.challenge(username)
+
+
+@router.post(
+    "/login",
+    dependencies=[Depends(limited(LOGIN, "login"))],
+    responses=responses(LoginFailed, TooLarge, TooManyRequests, OutcomeUnknown),
+)
+async def login(body: LoginRequest, request: Request, auth: Auth, limiter: FromDishka[Limiter]) -> Session:
+    """Open a session with a signed challenge."""
+    # By name and address together: a stranger cannot use up what the owner of the name has.
+    await limiter.hit(LOGIN_ONE_NAME, "login-name", address_of(request), body.username.lower())
+    return await auth.login(body)
+
+
+@router.post("/logout", responses=responses(NotAuthenticated, OutcomeUnknown))
+async def logout(caller: CurrentCaller, auth: Auth) -> Done:
+    """End this session, at once and on every node."""
+    await auth.logout(caller)
+    return Done()
+
+
+@router.get("/public-keys/{user_id}", responses=responses(NotAuthenticated, UserNotFound))
+async def public_keys(user_id: UUID, _caller: CurrentCaller, auth: Auth) -> PublicKeys:
+    """Read a user's public keys."""
+    return await auth.public_keys(user_id)
+
+
+@router.put("/ecdsa-update-key", dependencies=[Depends(limited_proof)], responses=_keys)
+async def update_ecdsa_key(body: EcdsaUpdate, caller: CurrentCaller, auth: Auth) -> Done:
+    """Replace the identity key; every other session of the user ends."""
+    await auth.update_ecdsa_key(caller, body)
+    return Done()
+
+
+@router.put("/ecdh-update-key", dependencies=[Depends(limited_proof)], responses=_keys)
+async def update_ecdh_key(body: EcdhUpdate, caller: CurrentCaller, auth: Auth) -> Done:
+    """Replace the encryption key."""
+    await auth.update_ecdh_key(caller, body)
+    return Done()
+
+
+@router.get("/me", responses=responses(NotAuthenticated))
+async def me(caller: CurrentCaller, auth: Auth) -> Me:
+    """Read one's own account."""
+    return await auth.me(caller)
+
+
+@router.delete("/me", dependencies=[Depends(limited_proof)], responses=_keys)
+async def delete_me(body: DeleteAccount, caller: CurrentCaller, auth: Auth) -> Done:
+    """Erase the account; its name stays taken for ever."""
+    await auth.delete(caller, body.signature)
+    return Done()

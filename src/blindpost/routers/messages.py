@@ -1,0 +1,113 @@
+"""/messages."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+from dishka.integrations.fastapi import FromDishka
+from fastapi import APIRouter, Query, Request
+
+from blindpost.errors import (
+    NotAContact,
+    NotAuthenticated,
+    OutcomeUnknown,
+    Overloaded,
+    ShuttingDown,
+    TooLarge,
+    TooManyWaiting,
+)
+from blindpost.protocol.limits import PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
+from blindpost.routers.contacts import UUID_CHARS, comma_separated_ids
+from blindpost.routers.problems import responses
+from blindpost.routers.security import CurrentCaller
+from blindpost.routers.strict import StrictRoute
+from blindpost.services.messages import MessageService
+from blindpost.services.models.messages import (
+    Acknowledged,
+    AckRequest,
+    MessagePage,
+    MessageStatus,
+    PollAnswer,
+    SendRequest,
+    Sent,
+)
+
+router = APIRouter(prefix="/messages", tags=["messages"], route_class=StrictRoute)
+
+Messages = FromDishka[MessageService]
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
+Result = TypeVar("Result")
+
+
+@router.post(
+    "/send",
+    status_code=201,
+    responses=responses(NotAuthenticated, NotAContact, TooLarge, Overloaded, OutcomeUnknown, ShuttingDown),
+)
+async def send(body: SendRequest, caller: CurrentCaller, messages: Messages) -> Sent:
+    """Send a message; when this answers it is on disk."""
+    return await messages.send(caller, body)
+
+
+@router.get("/get-undelivered-messages", responses=responses(NotAuthenticated))
+async def get_undelivered_messages(
+    caller: CurrentCaller, messages: Messages, limit: Limit = PAGE_DEFAULT
+) -> MessagePage:
+    """Read the messages that wait, oldest first."""
+    return await messages.undelivered(caller, limit)
+
+
+@router.get("/poll", responses=responses(NotAuthenticated, TooManyWaiting, ShuttingDown))
+async def poll(
+    request: Request,
+    caller: CurrentCaller,
+    messages: Messages,
+    timeout: Annotated[float, Query(ge=0, le=POLL_MAX_S, allow_inf_nan=False)] = POLL_DEFAULT_S,  # noqa: ASYNC109
+    limit: Limit = PAGE_DEFAULT,
+) -> PollAnswer:
+    """Read what there is, or wait for it: messages, deliveries of one's own, changes among the contacts."""
+    return await _while_connected(request, messages.poll(caller, timeout, limit))
+
+
+@router.post("/ack", responses=responses(NotAuthenticated, TooLarge, Overloaded, OutcomeUnknown, ShuttingDown))
+async def ack(body: AckRequest, caller: CurrentCaller, messages: Messages) -> Acknowledged:
+    """Acknowledge messages: their ciphertext is erased."""
+    return await messages.acknowledge(caller, body.message_ids)
+
+
+@router.get("/status", responses=responses(NotAuthenticated))
+async def status(
+    ids: Annotated[str, Query(min_length=1, max_length=PAGE_MAX * (UUID_CHARS + 4))],
+    caller: CurrentCaller,
+    messages: Messages,
+) -> dict[UUID, MessageStatus]:
+    """Ask what became of messages that one sent."""
+    return await messages.statuses(caller, comma_separated_ids(ids, PAGE_MAX))
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Wait for the work, and stop it when the client has gone: a poll of nobody must not take up a place."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else await _cancelled(task)
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        with suppress(asyncio.CancelledError):
+            await gone
+
+
+async def _cancelled(task: "asyncio.Future[Result]") -> Result:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        return await task
+    raise ShuttingDown  # nobody reads this answer
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

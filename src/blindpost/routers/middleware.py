@@ -1,0 +1,99 @@
+"""What stands around every request: its size, its headers, its metric, and the catch for faults of ours.
+
+Plain ASGI: Starlette's BaseHTTPMiddleware hides disconnects from the polls that must notice them.
+"""
+
+from time import perf_counter
+from typing import Final
+from uuid import uuid4
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from blindpost.errors import InternalFault, TooLarge
+from blindpost.protocol.limits import BODY_MAX_BYTES
+from blindpost.routers.problems import ProblemResponse
+from blindpost.telemetry import DURATION, REQUESTS, log_fault
+
+POLL_ROUTE: Final = "/messages/poll"
+SECURITY_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Gate:
+    """The outermost layer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = perf_counter()
+        request_id = uuid4().hex
+        status = 500
+        has_started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status, has_started
+            if message["type"] == "http.response.start":
+                status, has_started = message["status"], True
+                headers = MutableHeaders(scope=message)
+                headers.update(SECURITY_HEADERS)
+                headers["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            if _announced(scope) > BODY_MAX_BYTES:
+                await ProblemResponse(TooLarge(), {"Connection": "close"})(scope, receive, send_with_headers)
+            else:
+                await self._app(scope, _bounded(receive), send_with_headers)
+        except Exception as error:  # noqa: BLE001 - the last catch: nothing of a fault may reach the client
+            log_fault("request_failed", error, request_id=request_id, route=_route(scope), method=_method(scope))
+            if not has_started:
+                await ProblemResponse(InternalFault())(scope, receive, send_with_headers)
+        finally:
+            route = _route(scope)
+            REQUESTS.labels(_method(scope), route, str(status)).inc()
+            if route != POLL_ROUTE:
+                DURATION.labels(_method(scope), route).observe(perf_counter() - started)
+
+
+def _announced(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else BODY_MAX_BYTES + 1
+    return 0
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Count a body that does not announce its size, and stop reading it at the limit."""
+    size = 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        if message["type"] == "http.request":
+            size += len(message.get("body", b""))
+            if size > BODY_MAX_BYTES:
+                raise HTTPException(TooLarge.status, headers={"Connection": "close"})
+        return message
+
+    return bounded
+
+
+def _route(scope: Scope) -> str:
+    """The route's template: a path can hold a name."""
+    route = scope.get("route")
+    return getattr(route, "path", "unmatched")
+
+
+def _method(scope: Scope) -> str:
+    """A client can invent methods, and each would be a time series of its own."""
+    return scope["method"] if scope["method"] in {"GET", "POST", "PUT", "DELETE"} else "other"

@@ -1,0 +1,102 @@
+"""Errors as RFC 9457 answers, and as OpenAPI's responses."""
+
+from collections import defaultdict
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from blindpost.errors import (
+    InternalFault,
+    InvalidJson,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotAuthenticated,
+    NotFound,
+    Problem,
+    TooLarge,
+    Unavailable,
+)
+from blindpost.telemetry import log_fault
+
+MEDIA_TYPE: Final = "application/problem+json"
+SHOWN_MAX: Final = 5
+_BY_STATUS: Final[dict[int, type[Problem]]] = {
+    400: InvalidRequest,
+    401: NotAuthenticated,
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: TooLarge,
+}
+ALWAYS: Final[tuple[type[Problem], ...]] = (InvalidRequest, InternalFault, Unavailable)
+
+
+class ProblemResponse(JSONResponse):
+    """Problem details."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, problem: Problem, headers: dict[str, str] | None = None) -> None:
+        content = {
+            "type": f"urn:blindpost:problem:{problem.code}",
+            "title": problem.title,
+            "status": problem.status,
+            "detail": problem.detail,
+            "code": problem.code,
+        }
+        headers = dict(headers or {})
+        if problem.retry_after is not None:
+            headers["Retry-After"] = str(problem.retry_after)
+        if isinstance(problem, NotAuthenticated):
+            headers["WWW-Authenticate"] = "Bearer"
+        super().__init__(content, problem.status, headers)
+
+
+def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
+    """Document a route's errors, those that any route can have included."""
+    by_status: dict[int, dict[str, type[Problem]]] = defaultdict(dict)
+    for problem in ALWAYS + problems:
+        by_status[problem.status][problem.code] = problem
+    return {
+        status: {
+            "description": "; ".join(f"`{code}`: {each.title}" for code, each in sorted(kinds.items())),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, kinds in sorted(by_status.items())
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error as a problem."""
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _problem(_request: Request, error: Exception) -> Response:
+    return ProblemResponse(error if isinstance(error, Problem) else InternalFault())
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    errors = error.errors() if isinstance(error, RequestValidationError) else []
+    if any(item["type"] == "json_invalid" for item in errors):
+        return ProblemResponse(InvalidJson())
+    if any(item["type"] == "bytes_too_long" and "message" in item["loc"] for item in errors):
+        return ProblemResponse(TooLarge())
+    # Where and what, never the value: it may be a key or a token, and answers are kept by proxies.
+    shown = [f"{_place(item['loc'])}: {item['msg']}" for item in errors[:SHOWN_MAX]]
+    return ProblemResponse(InvalidRequest(f"{'; '.join(shown)}." if shown else None))
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location if part != "body") or "body"
+
+
+async def _http(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException) or error.status_code not in _BY_STATUS:
+        log_fault("unexpected_http_error", error)
+        return ProblemResponse(InternalFault())
+    headers = dict(error.headers or {})
+    return ProblemResponse(_BY_STATUS[error.status_code](), headers)

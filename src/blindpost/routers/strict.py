@@ -1,0 +1,78 @@
+"""JSON read strictly: what two parsers could read in two ways is refused."""
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NoReturn
+
+from dishka.integrations.fastapi import DishkaRoute
+from fastapi import Request, Response
+
+from blindpost.errors import InvalidJson
+
+INTEGER_MAX_DIGITS: Final = 19
+
+
+class StrictRequest(Request):
+    """A request whose body is read by `loads`."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            self._json = loads(await self.body())
+        return self._json
+
+
+class StrictRoute(DishkaRoute):
+    """A route that takes what it needs from Dishka and reads bodies strictly."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(StrictRequest(request.scope, request.receive))
+
+        return strict
+
+
+def loads(body: bytes) -> Any:
+    """Parse UTF-8 JSON; raises json.JSONDecodeError.
+
+    Refused beyond the grammar: duplicate keys, NUL, lone surrogates, NaN, integers beyond 64 bits, and depth
+    beyond the interpreter's guard (whatever is nested at all is refused by the models behind: they are flat).
+    """
+    try:
+        return _DECODER.decode(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        # Without the text: it would travel in the error.
+        raise json.JSONDecodeError(InvalidJson.title, "", 0) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("duplicate key")
+    for key, value in pairs:
+        _clean(key)
+        if isinstance(value, str):
+            _clean(value)
+    return result
+
+
+def _clean(text: str) -> None:
+    """PostgreSQL holds no NUL, and a lone surrogate is no character."""
+    if "\x00" in text:
+        raise ValueError("NUL")
+    if not text.isascii():
+        text.encode("utf-8")
+
+
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > INTEGER_MAX_DIGITS or not -(2**63) <= int(digits) < 2**63:
+        raise ValueError("integer out of range")
+    return int(digits)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse_constant=_refuse)

@@ -1,0 +1,219 @@
+"""Registration, login by a signed challenge, sessions, changes of keys, deletion."""
+
+from datetime import UTC, datetime
+from hashlib import sha384
+from secrets import token_urlsafe
+from time import time
+from uuid import UUID, uuid4
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from blindpost.core.cache import Cache
+from blindpost.core.database import Database
+from blindpost.core.hub import Kind, payloads
+from blindpost.core.repositories import contacts, messages, users
+from blindpost.core.tokens import Tokens
+from blindpost.errors import InvalidKey, InvalidSignature, LoginFailed, NotAuthenticated, UsernameTaken, UserNotFound
+from blindpost.protocol import transcripts
+from blindpost.protocol.challenge import NONCE_BYTES, Challenge
+from blindpost.protocol.keys import PublicKey
+from blindpost.protocol.limits import CHALLENGE_LIFETIME_S
+from blindpost.services.caller import Caller
+from blindpost.services.models.auth import (
+    ChallengeAnswer,
+    EcdhUpdate,
+    EcdsaUpdate,
+    LoginRequest,
+    Me,
+    PublicKeys,
+    Registered,
+    RegisterRequest,
+    Session,
+)
+
+
+class AuthService:
+    """Accounts and sessions."""
+
+    def __init__(
+        self, database: Database, cache: Cache, tokens: Tokens, *, origin: str, session_lifetime_s: int
+    ) -> None:
+        self._database = database
+        self._cache = cache
+        self._tokens = tokens
+        self._origin = origin
+        self._session_lifetime_s = session_lifetime_s
+        # Nobody's key: a login as nobody costs the same check as any other.
+        self._nobody = PublicKey.of(ec.generate_private_key(ec.SECP384R1()).public_key())
+
+    async def register(self, request: RegisterRequest) -> Registered:
+        """Register a name and two keys; raises InvalidKey, InvalidSignature, UsernameTaken."""
+        ecdsa, ecdh = _read_key(request.ecdsa_public_key), _read_key(request.ecdh_public_key)
+        if ecdsa == ecdh:
+            raise InvalidKey
+        _demand(ecdsa, request.ecdh_signature, transcripts.register(request.username, ecdsa, ecdh))
+        user = users.NewUser(request.username, ecdsa.der, ecdh.der, request.ecdh_signature)
+        async with self._database.transaction() as tx:
+            if not await users.claim_name(tx, user.name):
+                raise UsernameTaken
+            user_id = await users.add(tx, user)
+        return Registered(id=user_id, username=user.name)
+
+    async def challenge(self, username: str) -> ChallengeAnswer:
+        """Make a challenge, for anybody: whether the name is known is not even looked up."""
+        expiry = int(time()) + CHALLENGE_LIFETIME_S
+        challenge = str(Challenge(self._origin, username, token_urlsafe(NONCE_BYTES), expiry))
+        await self._cache.keep_challenge(_digest(challenge), CHALLENGE_LIFETIME_S)
+        return ChallengeAnswer(challenge=challenge, expires=datetime.fromtimestamp(expiry, UTC))
+
+    async def login(self, request: LoginRequest) -> Session:
+        """Open a session for a signed challenge; raises LoginFailed, whatever the reason."""
+        await self._redeem(request)
+        async with self._database.reading() as connection:
+            user = await users.by_name(connection, request.username)
+        key = PublicKey(user.ecdsa_public_key) if user else self._nobody
+        if not key.verifies(request.signature, request.challenge.encode()) or user is None:
+            raise LoginFailed
+        session_id = uuid4()
+        async with self._database.transaction() as tx:
+            if not await users.open_session(tx, session_id, user.id, key.der, self._session_lifetime_s):
+                raise LoginFailed
+        token = self._tokens.issue(user.id, session_id, self._session_lifetime_s)
+        return Session(access_token=token, token_type="Bearer", expires_in=self._session_lifetime_s)  # noqa: S106
+
+    async def _redeem(self, request: LoginRequest) -> None:
+        """Use up the challenge, whatever comes of it; raises LoginFailed if it is not this user's, or is used up."""
+        try:
+            challenge = Challenge.parse(request.challenge)
+            digest = _digest(request.challenge)
+        except ValueError:
+            raise LoginFailed from None
+        issued = await self._cache.take_challenge(digest)
+        if not issued or challenge.username != request.username or challenge.expiry <= time():
+            raise LoginFailed
+
+    async def authenticate(self, token: str) -> Caller:
+        """Return who acts; raises NotAuthenticated. A session that ended, on any node, is refused."""
+        claims = await self._tokens.check(token)
+        is_open = await self._cache.session_is_open(claims.session_id)
+        if is_open is None:
+            async with self._database.reading() as connection:
+                is_open = await users.session_is_open(connection, claims.session_id, claims.user_id)
+            if is_open:
+                await self._cache.remember_open(claims.session_id)
+        if not is_open:
+            raise NotAuthenticated
+        return Caller(claims.user_id, claims.session_id)
+
+    async def logout(self, caller: Caller) -> None:
+        """End the session, at once and everywhere."""
+        await self._cache.remember_ended([caller.session_id])
+        async with self._database.transaction() as tx:
+            await users.end_sessions(tx, [caller.session_id])
+            await messages.notify(tx, payloads(Kind.SESSIONS, [caller.user_id]))
+
+    async def me(self, caller: Caller) -> Me:
+        user = await self._user(caller.user_id)
+        if user is None:
+            raise NotAuthenticated
+        keys = _public_keys(user)
+        return Me(
+            id=user.id,
+            username=user.name,
+            created_at=user.created_at,
+            **keys.model_dump(include={"ecdsa_public_key", "ecdh_public_key"}),
+            ecdh_signature=user.ecdh_signature,
+        )
+
+    async def public_keys(self, user_id: UUID) -> PublicKeys:
+        """Return a user's keys; raises UserNotFound."""
+        user = await self._user(user_id)
+        if user is None:
+            raise UserNotFound
+        return _public_keys(user)
+
+    async def _user(self, user_id: UUID) -> users.User | None:
+        async with self._database.reading() as connection:
+            return await users.by_id(connection, user_id)
+
+    async def update_ecdsa_key(self, caller: Caller, request: EcdsaUpdate) -> None:
+        """Replace the identity key: the old and the new one sign it. Ends the user's other sessions.
+
+        A token alone must not be enough, or whoever steals one takes the account over.
+        Raises InvalidKey, InvalidSignature.
+        """
+        new = _read_key(request.ecdsa_public_key)
+        async with self._database.transaction() as tx:
+            contact_ids = await contacts.contact_ids(tx, caller.user_id)
+            user = (await users.lock(tx, {caller.user_id, *contact_ids})).get(caller.user_id)
+            if user is None:
+                raise NotAuthenticated
+            old, ecdh = PublicKey(user.ecdsa_public_key), PublicKey(user.ecdh_public_key)
+            if new in {old, ecdh}:
+                raise InvalidKey("The new key must differ from both of the present ones.")
+            rotation = transcripts.rotate_ecdsa(caller.user_id, old, new)
+            _demand(old, request.old_key_signature, rotation)
+            _demand(new, request.new_key_signature, rotation)
+            _demand(new, request.ecdh_signature, transcripts.register(user.name, new, ecdh))
+            await users.set_ecdsa_key(tx, caller.user_id, new.der, request.ecdh_signature)
+            others = [each for each in await users.sessions_of(tx, caller.user_id) if each != caller.session_id]
+            await self._cache.remember_ended(others)
+            await users.end_sessions(tx, others)
+            await users.touch_contacts(tx, contact_ids)
+            hints = payloads(Kind.CONTACTS, contact_ids) + payloads(Kind.SESSIONS, [caller.user_id])
+            await messages.notify(tx, hints)
+
+    async def update_ecdh_key(self, caller: Caller, request: EcdhUpdate) -> None:
+        """Replace the encryption key, signed by the identity key; raises InvalidKey, InvalidSignature."""
+        new = _read_key(request.ecdh_public_key)
+        async with self._database.transaction() as tx:
+            contact_ids = await contacts.contact_ids(tx, caller.user_id)
+            user = (await users.lock(tx, {caller.user_id, *contact_ids})).get(caller.user_id)
+            if user is None:
+                raise NotAuthenticated
+            ecdsa = PublicKey(user.ecdsa_public_key)
+            if new == ecdsa:
+                raise InvalidKey
+            _demand(ecdsa, request.ecdh_signature, transcripts.register(user.name, ecdsa, new))
+            await users.set_ecdh_key(tx, caller.user_id, new.der, request.ecdh_signature)
+            await users.touch_contacts(tx, contact_ids)
+            await messages.notify(tx, payloads(Kind.CONTACTS, contact_ids))
+
+    async def delete(self, caller: Caller, signature: bytes) -> None:
+        """Erase the account and all that is its own, but the claim on its name; raises InvalidSignature."""
+        async with self._database.transaction() as tx:
+            contact_ids = await contacts.contact_ids(tx, caller.user_id)
+            user = (await users.lock(tx, {caller.user_id, *contact_ids})).get(caller.user_id)
+            if user is None:
+                raise NotAuthenticated
+            _demand(PublicKey(user.ecdsa_public_key), signature, transcripts.delete_account(caller.user_id))
+            await self._cache.remember_ended(await users.sessions_of(tx, caller.user_id))
+            await users.remove(tx, caller.user_id)
+            await users.touch_contacts(tx, contact_ids)
+            hints = payloads(Kind.CONTACTS, contact_ids) + payloads(Kind.SESSIONS, [caller.user_id])
+            await messages.notify(tx, hints)
+
+
+def _digest(challenge: str) -> bytes:
+    return sha384(challenge.encode()).digest()
+
+
+def _read_key(pem: str) -> PublicKey:
+    try:
+        return PublicKey.from_pem(pem)
+    except ValueError as error:
+        raise InvalidKey(f"{InvalidKey.detail} Here, {error}.") from None
+
+
+def _demand(key: PublicKey, signature: bytes, transcript: bytes) -> None:
+    if not key.verifies(signature, transcript):
+        raise InvalidSignature
+
+
+def _public_keys(user: users.User) -> PublicKeys:
+    return PublicKeys(
+        user_id=user.id,
+        ecdsa_public_key=PublicKey(user.ecdsa_public_key).pem,
+        ecdh_public_key=PublicKey(user.ecdh_public_key).pem,
+        ecdh_signature=user.ecdh_signature,
+    )

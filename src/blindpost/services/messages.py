@@ -1,0 +1,109 @@
+"""Sending, waiting, reading, acknowledging: the life of a message on the router."""
+
+import asyncio
+from uuid import UUID
+
+from blindpost.core.database import Database
+from blindpost.core.hub import Hub
+from blindpost.core.repositories import messages
+from blindpost.core.writer import Ack, MessageWriter, NewMessage
+from blindpost.errors import NotAuthenticated, Unavailable
+from blindpost.protocol.limits import PAGE_MAX
+from blindpost.services.caller import Caller
+from blindpost.services.models.messages import (
+    Acknowledged,
+    Message,
+    MessagePage,
+    MessageStatus,
+    PollAnswer,
+    SendRequest,
+    Sent,
+)
+from blindpost.telemetry import log_fault
+
+PURGE_INTERVAL_S = 600
+PURGE_BATCH = 1_000
+
+
+class MessageService:
+    """Messages between contacts."""
+
+    def __init__(self, database: Database, writer: MessageWriter, hub: Hub) -> None:
+        self._database = database
+        self._writer = writer
+        self._hub = hub
+
+    async def send(self, caller: Caller, request: SendRequest) -> Sent:
+        """Store a message; it is on disk when this returns. Raises NotAContact, Unavailable and its kinds."""
+        message = NewMessage(caller.user_id, request.recipient_id, request.message, request.client_message_id)
+        stored = await self._writer.send(message)
+        return Sent(id=stored.id, timestamp=stored.timestamp)
+
+    async def undelivered(self, caller: Caller, limit: int) -> MessagePage:
+        async with self._database.reading() as connection:
+            rows = await messages.inbox(connection, caller.user_id, limit + 1)
+        return MessagePage.model_validate(_page(rows, limit))
+
+    async def poll(self, caller: Caller, timeout_s: float, limit: int) -> PollAnswer:
+        """Return what there is, or wait for it; raises TooManyWaiting, ShuttingDown, NotAuthenticated.
+
+        The subscription comes before the first read: news between the two wakes the wait at once. No database
+        connection is held while it waits, and a session that ends meanwhile is given nothing.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        with self._hub.subscribe(caller.user_id) as subscription:
+            while True:
+                answer = await self._read(caller, limit)
+                remaining = deadline - asyncio.get_running_loop().time()
+                if answer.has_messages or answer.contacts_changed or answer.delivered or remaining <= 0:
+                    return answer
+                if not await subscription.wait(remaining) or self._hub.is_closing:
+                    return answer
+
+    async def _read(self, caller: Caller, limit: int) -> PollAnswer:
+        async with self._database.reading() as connection:
+            news = await messages.news(connection, caller.user_id, caller.session_id)
+            if news is None:
+                raise NotAuthenticated
+            rows = await messages.inbox(connection, caller.user_id, limit + 1)
+        delivered: list[UUID] = []
+        contacts_changed = False
+        if news.receipts or news.contacts:
+            async with self._database.transaction() as tx:
+                if news.contacts:
+                    contacts_changed = await messages.take_contacts_changed(tx, caller.user_id, caller.session_id)
+                if news.receipts:
+                    delivered = await messages.take_receipts(tx, caller.user_id, PAGE_MAX)
+        return PollAnswer(**_page(rows, limit), contacts_changed=contacts_changed, delivered=delivered)
+
+    async def acknowledge(self, caller: Caller, message_ids: list[UUID]) -> Acknowledged:
+        """Erase messages that the caller has; foreign and unknown ids are passed over alike."""
+        return Acknowledged(acknowledged=await self._writer.acknowledge(Ack(caller.user_id, message_ids)))
+
+    async def statuses(self, caller: Caller, ids: list[UUID]) -> dict[UUID, MessageStatus]:
+        """Tell what became of messages that the caller sent; others are left out."""
+        async with self._database.reading() as connection:
+            found = await messages.statuses(connection, caller.user_id, ids)
+        return {
+            message_id: MessageStatus.DELIVERED if is_delivered else MessageStatus.QUEUED
+            for message_id, is_delivered in found.items()
+        }
+
+
+async def purge_forever(database: Database, retry_window_s: int) -> None:
+    """Delete the traces of delivered messages after the retry window, in batches that block no send."""
+    while True:
+        try:
+            async with database.transaction() as tx:
+                purged = await messages.purge_delivered(tx, retry_window_s, PURGE_BATCH)
+        except Unavailable:
+            purged = 0  # the next round will do
+        except Exception as error:  # noqa: BLE001 - housekeeping must not end for one fault
+            log_fault("purge_failed", error)
+            purged = 0
+        await asyncio.sleep(0 if purged == PURGE_BATCH else PURGE_INTERVAL_S)
+
+
+def _page(rows: list[messages.MessageRow], limit: int) -> dict[str, object]:
+    page = [Message.model_construct(**row._asdict()) for row in rows[:limit]]
+    return {"has_messages": bool(page), "has_more": len(rows) > limit, "messages": page}

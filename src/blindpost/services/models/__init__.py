@@ -1,0 +1,1 @@
+"""The wire objects of the contract, shared by the router and the clients."""

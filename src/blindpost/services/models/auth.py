@@ -1,0 +1,71 @@
+"""Wire objects of /auth."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field
+
+from blindpost.protocol.limits import CHALLENGE_MAX_CHARS
+from blindpost.services.models.common import Incoming, Outgoing, Pem, Signature, Timestamp, Username
+
+
+class RegisterRequest(Incoming):
+    username: Username
+    ecdsa_public_key: Pem
+    ecdh_public_key: Pem
+    ecdh_signature: Signature
+
+
+class Registered(Outgoing):
+    id: UUID
+    username: str
+
+
+class ChallengeAnswer(Outgoing):
+    challenge: str
+    expires: Timestamp
+
+
+class LoginRequest(Incoming):
+    username: Username
+    challenge: Annotated[str, Field(min_length=1, max_length=CHALLENGE_MAX_CHARS)]
+    signature: Signature
+
+
+class Session(Outgoing):
+    access_token: str
+    token_type: str
+    expires_in: int
+    """Seconds."""
+
+
+class PublicKeys(Outgoing):
+    user_id: UUID
+    ecdsa_public_key: str
+    ecdh_public_key: str
+    ecdh_signature: Signature
+
+
+class Me(Outgoing):
+    id: UUID
+    username: str
+    ecdsa_public_key: str
+    ecdh_public_key: str
+    ecdh_signature: Signature
+    created_at: Timestamp
+
+
+class EcdsaUpdate(Incoming):
+    ecdsa_public_key: Pem
+    ecdh_signature: Signature
+    old_key_signature: Signature
+    new_key_signature: Signature
+
+
+class EcdhUpdate(Incoming):
+    ecdh_public_key: Pem
+    ecdh_signature: Signature
+
+
+class DeleteAccount(Incoming):
+    signature: Signature

@@ -1,0 +1,129 @@
+"""Logs and metrics that tell how the server does, and nothing about who uses it.
+
+A log line may hold only fields named in SAFE_FIELDS; the value of any other is struck out. Faults are logged by
+type and place, without their text, because the text of a driver's or parser's error can hold names and keys.
+Third parties' lines keep their wording and lose their arguments.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from structlog.typing import EventDict, Processor
+
+SAFE_FIELDS: Final = frozenset(
+    {
+        *("event", "level", "timestamp", "logger", "error", "frames", "request_id"),
+        *("method", "route", "status", "code", "duration_ms", "count", "seconds"),
+        *("address", "metrics", "origin", "store", "action", "revision", "pid", "signal", "setting"),
+    }
+)
+STRUCK: Final = "[struck out]"
+FRAMES_MAX: Final = 12
+
+registry = CollectorRegistry()
+REQUESTS: Final = Counter(
+    "blindpost_requests_total", "Answers by route and status", ["method", "route", "status"], registry=registry
+)
+DURATION: Final = Histogram(
+    "blindpost_request_seconds",
+    "Time to answer, without waiting polls",
+    ["method", "route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=registry,
+)
+FAULTS: Final = Counter("blindpost_faults_total", "Faults of the server", ["event"], registry=registry)
+BATCH_SIZE: Final = Histogram(
+    "blindpost_batch_size",
+    "Items written per transaction",
+    ["kind"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    registry=registry,
+)
+WAITING: Final = Gauge("blindpost_waiting", "Polls that wait now", registry=registry)
+LISTENER_UP: Final = Gauge("blindpost_listener_up", "1 while the listening connection is open", registry=registry)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("blindpost")
+
+
+def configure_logging(*, json: bool, level: str) -> None:
+    """Send everything, the libraries' lines too, to standard error through one redacting chain."""
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        strike_out,
+    ]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer()
+        if json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.add_logger_name,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_forget_arguments)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def strike_out(_logger: object, _name: str, event: EventDict) -> EventDict:
+    """Keep the value of the fields that are known to be safe, and of no other."""
+    for field in event:
+        if field not in SAFE_FIELDS and not field.startswith("_"):
+            event[field] = STRUCK
+    return event
+
+
+def _forget_arguments(record: logging.LogRecord) -> bool:
+    """Turn a library's line into its bare wording, and its traceback into type and place."""
+    if record.name == "blindpost":
+        return True
+    # The first line only: asyncio writes the objects of a fault below it, and their values with them.
+    record.msg = str(record.msg).partition("\n")[0]
+    if record.exc_info and record.exc_info[1] is not None:
+        record.msg = f"{record.msg}: {describe(record.exc_info[1])['error']}"
+    record.args = ()
+    record.exc_info = None
+    record.exc_text = None
+    record.stack_info = None
+    return True
+
+
+def describe(error: BaseException) -> Mapping[str, Any]:
+    """Say what went wrong and where: the chain of types, and the frames as file:line:function."""
+    types: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(types) < FRAMES_MAX:
+        types.append(type(cause).__name__)
+        cause = cause.__cause__ or cause.__context__
+    frames = traceback.extract_tb(error.__traceback__)[-FRAMES_MAX:]
+    return {
+        "error": " < ".join(types),
+        "frames": [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}:{frame.name}" for frame in frames],
+    }
+
+
+def log_fault(event: str, error: BaseException, **fields: object) -> None:
+    """Log a fault of ours so that it can be found, count it, and leak nothing."""
+    FAULTS.labels(event).inc()
+    log.error(event, **describe(error), **fields)
