@@ -1,0 +1,40 @@
+"""Real stores and a real router, once per worker; every test makes people of its own."""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from blindpost.app import Running
+from blindpost.core.embedded import EmbeddedStores, StoreUrls
+from support import running_in_thread, settings_for
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Iterator[Path]:
+    """A directory whose path is short, as Unix sockets need it, and that goes with the worker."""
+    path = Path(tempfile.mkdtemp(prefix="bp-test-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def stores(data_dir: Path) -> Iterator[StoreUrls]:
+    with EmbeddedStores(data_dir / "stores") as urls:
+        yield urls
+
+
+@pytest.fixture(scope="session")
+def router(stores: StoreUrls, data_dir: Path) -> Iterator[Running]:
+    with running_in_thread(settings_for(stores, data_dir / "node")) as running:
+        yield running
+
+
+@pytest.fixture
+async def http(router: Running) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the worker's router."""
+    async with httpx.AsyncClient(base_url=router.origin, timeout=90) as client:
+        yield client
