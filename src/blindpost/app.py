@@ -149,21 +149,18 @@ async def open_components(settings: Settings, *overrides: Provider) -> AsyncIter
         await (await container.get(Tokens)).publish()
         await container.get(Limiter)
         writer, hub = await container.get(MessageWriter), await container.get(Hub)
-        async with asyncio.TaskGroup() as group:
-            writing = group.create_task(writer.run())
-            others = [
-                group.create_task(hub.run()),
-                group.create_task(purge_forever(database, settings.retry_window_s)),
-            ]
-            try:
-                await _listening(hub)
-                yield container
-            finally:
-                hub.close()
-                writer.close()
-                await asyncio.wait([writing], timeout=DRAIN_S)
-                for task in (writing, *others):
-                    task.cancel()
+        writing = asyncio.create_task(writer.run())
+        others = [asyncio.create_task(hub.run()), asyncio.create_task(purge_forever(database, settings.retry_window_s))]
+        try:
+            await _listening(hub)
+            yield container
+        finally:
+            hub.close()
+            writer.close()
+            await asyncio.wait([writing], timeout=DRAIN_S)
+            for task in (writing, *others):
+                task.cancel()
+            await asyncio.gather(writing, *others, return_exceptions=True)
     finally:
         await container.close()
 

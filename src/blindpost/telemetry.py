@@ -83,7 +83,9 @@ def configure_logging(*, json: bool, level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    # Libraries speak up only when something is wrong.
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+    logging.getLogger("blindpost").setLevel(level.upper())
 
 
 def strike_out(_logger: object, _name: str, event: EventDict) -> EventDict:

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from blindpost.errors import ConfigurationError, OutcomeUnknown, StartError, Unavailable
 
 MIN_SERVER_VERSION: Final = 180_000
+DURABILITY: Final = ("fsync", "synchronous_commit", "full_page_writes")
 CONNECT_TIMEOUT_S: Final = 5
 POOL_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_S: Final = 15
@@ -123,6 +124,13 @@ class Database:
                 f"PostgreSQL 18 or newer is needed, and this one is {version // 10_000}",
                 "upgrade it, or unset BLINDPOST_DATABASE_URL to use the embedded one",
             )
+
+    async def unsafe_settings(self) -> list[str]:
+        """Name the settings of the server that give up durability."""
+        async with self.reading() as connection:
+            query = text("SELECT name FROM pg_settings WHERE name = ANY(:names) AND setting = 'off'")
+            rows = await connection.execute(query, {"names": list(DURABILITY)})
+            return sorted(rows.scalars())
 
     @property
     def address(self) -> str:

@@ -1,0 +1,116 @@
+"""What all commands share: how they speak, fail, and end."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.text import Text
+
+from blindpost.client import ClientError
+from blindpost.config import LogFormat, Settings, load_settings, unknown_variables
+from blindpost.core.embedded import EmbeddedStores
+from blindpost.errors import BlindpostError, ConfigurationError
+from blindpost.telemetry import configure_logging
+
+Result = TypeVar("Result")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def fail(message: str, hint: str = "") -> NoReturn:
+    """Say what is wrong and what to do, on standard error, and end with 1."""
+    err.print(Text.assemble(("blindpost: ", "bold red"), message), soft_wrap=True)
+    if hint:
+        err.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)
+    raise typer.Exit(1)
+
+
+@contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """Turn every error that we raise on purpose into a sentence; let faults of ours be seen as such."""
+    try:
+        yield
+    except (ConfigurationError, ClientError) as error:
+        fail(str(error), error.hint)
+    except BlindpostError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        err.print("Stopped.")
+        raise typer.Exit(130) from None
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run to the end on a fast event loop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def settings_from(**options: object) -> Settings:
+    """Read the settings, and say which variables mean nothing."""
+    for name in unknown_variables():
+        err.print(f"blindpost: {name} is no setting, and has no effect: see `blindpost serve --help`", markup=False)
+    settings = load_settings(**options)
+    json = settings.log_format is LogFormat.JSON or (settings.log_format is LogFormat.AUTO and not sys.stderr.isatty())
+    configure_logging(json=json, level=settings.log_level)
+    return settings
+
+
+def say_progress(text: str) -> None:
+    """Tell on standard error what takes a while."""
+    err.print(text, style="dim", markup=False)
+
+
+@contextmanager
+def stores_for(settings: Settings, *, quiet: bool = False) -> Iterator[Settings]:
+    """Start what the settings do not name, embedded; the settings inside name both stores."""
+    postgres, redis = settings.database_url is None, settings.redis_url is None
+    if not postgres and not redis:
+        yield settings
+        return
+    with terminations_as_exits():
+        stores = EmbeddedStores(
+            settings.data_dir, postgres=postgres, redis=redis, progress=(lambda _: None) if quiet else say_progress
+        )
+        try:
+            urls = stores.start()
+            yield load_settings(
+                **settings.model_dump(exclude={"database_url", "redis_url"}),
+                database_url=urls.database_url or _plain(settings.database_url),
+                redis_url=urls.redis_url or _plain(settings.redis_url),
+            )
+        finally:
+            # From here on nothing may interrupt: a second Ctrl-C would leave the stores behind.
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, signal.SIG_IGN)
+            stores.stop()
+
+
+def _plain(secret: Any) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+@contextmanager
+def terminations_as_exits() -> Iterator[None]:
+    """End by SIGTERM as by Ctrl-C, so that what was started is stopped."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt), signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+
+
+def printable(text: str) -> str:
+    """Show somebody else's text without letting it drive the terminal."""
+    return "".join(each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text)
