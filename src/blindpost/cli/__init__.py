@@ -7,6 +7,7 @@ import typer
 
 from blindpost import __version__
 from blindpost.cli import operator, people
+from blindpost.cli.bench import bench
 from blindpost.cli.demo import demo
 
 app = typer.Typer(
@@ -35,7 +36,7 @@ def _options(
     """Options of the program itself."""
 
 
-for router_command in (demo, operator.serve, operator.migrate, operator.doctor):
+for router_command in (demo, operator.serve, operator.migrate, operator.doctor, bench):
     app.command(rich_help_panel="The router")(router_command)
 for your_command in (people.register, people.send, people.receive):
     app.command(rich_help_panel="You")(your_command)

@@ -1,0 +1,167 @@
+"""The measurements."""
+
+import asyncio
+import json
+import statistics
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Final
+
+import httpx
+
+from blindpost.bench.people import Pair
+from blindpost.bench.routers import Process, cpu_seconds, processes_named, resident_kib
+from blindpost.bench.wire import Wire, request
+
+CREATED: Final = 201
+OK: Final = 200
+SETTLE_S: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Sends:
+    """One round of sends."""
+
+    per_second: float
+    router_cpu: float
+    """CPU seconds of the router per 1,000 sends."""
+    postgres_cpu: float
+    """CPU seconds of PostgreSQL per 1,000 sends."""
+    per_transaction: float
+
+
+async def sends(router: Process, pairs: list[Pair], seconds: float) -> Sends:
+    """Let every pair's sender send one message after the other."""
+    postgres = processes_named("postgres")
+    async with _wires(router, len(pairs)) as wires:
+        batches = await _batches(router)
+        before = cpu_seconds([router.pid]), cpu_seconds(postgres)
+        started = perf_counter()
+        counts = await asyncio.gather(
+            *(_send_until(wire, pair, started + seconds) for wire, pair in zip(wires, pairs, strict=True))
+        )
+        took = perf_counter() - started
+        after = cpu_seconds([router.pid]), cpu_seconds(postgres)
+        flushed = await _batches(router)
+    count = sum(counts)
+    transactions, items = flushed[0] - batches[0], flushed[1] - batches[1]
+    return Sends(
+        count / took,
+        (after[0] - before[0]) / count * 1000,
+        (after[1] - before[1]) / count * 1000,
+        items / transactions if transactions else 0,
+    )
+
+
+async def _send_until(wire: Wire, pair: Pair, end: float) -> int:
+    count = 0
+    while perf_counter() < end:
+        status, body = await wire.exchange(pair.send())
+        if status != CREATED:
+            raise RuntimeError(f"a send was answered {status}: {body!r}")
+        count += 1
+    return count
+
+
+async def _batches(router: Process) -> tuple[float, float]:
+    """Read how many transactions the writer made, and how many messages were in them."""
+    async with httpx.AsyncClient() as http:
+        text = (await http.get(router.metrics)).text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("blindpost_batch_size"))
+    count, total = (values.get(f'blindpost_batch_size_{each}{{kind="send"}}', "0") for each in ("count", "sum"))
+    return float(count), float(total)
+
+
+@asynccontextmanager
+async def _wires(router: Process, count: int) -> AsyncIterator[list[Wire]]:
+    wires = [await Wire.open(router.origin) for _ in range(count)]
+    try:
+        yield wires
+    finally:
+        for wire in wires:
+            wire.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """From the beginning of a send to the answer of the poll that waited for it, in ms."""
+
+    p50: float
+    p99: float
+    count: int
+
+
+async def latency(router: Process, pair: Pair, count: int, progress: Callable[[], None]) -> Latency:
+    """Send one message at a time to a recipient whose poll waits."""
+    times: list[float] = []
+    async with _wires(router, 2) as (sender, recipient):
+        while len(times) < count:
+            waiting = asyncio.create_task(recipient.exchange(pair.poll(30)))
+            await _until_waiting(router, 1)
+            message = pair.send()
+            started = perf_counter()
+            sent = asyncio.create_task(sender.exchange(message))
+            _, body = await waiting
+            times.append((perf_counter() - started) * 1000)
+            await sent
+            await recipient.exchange(pair.ack([each["id"] for each in json.loads(body)["messages"]]))
+            progress()
+    quantiles = statistics.quantiles(times, n=100)
+    return Latency(quantiles[49], quantiles[98], len(times))
+
+
+async def _until_waiting(router: Process, count: int) -> None:
+    """Wait until that many polls wait in the router, as it counts them itself."""
+    async with asyncio.timeout(SETTLE_S), httpx.AsyncClient() as http:
+        while True:
+            text = (await http.get(router.metrics)).text
+            if any(line == f"blindpost_waiting {float(count)}" for line in text.splitlines()):
+                return
+            await asyncio.sleep(0.01)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Many polls that wait."""
+
+    count: int
+    kib_each: float
+    connections: int
+    """PostgreSQL connections of everybody."""
+    wake_ms: float
+    """From the first send until all of them had answered."""
+
+
+async def waiting(
+    router: Process, pairs: list[Pair], count: int, count_connections: Callable[[], "asyncio.Future[int]"]
+) -> Waiting:
+    """Let many polls wait, several for each recipient, and then wake all of them."""
+    before = resident_kib(router.pid)
+    async with _wires(router, count) as wires:
+        polls = [
+            asyncio.create_task(wire.exchange(pairs[index % len(pairs)].poll(60))) for index, wire in enumerate(wires)
+        ]
+        await _until_waiting(router, count)
+        kib_each = (resident_kib(router.pid) - before) / count
+        connections = await count_connections()
+        started = perf_counter()
+        async with _wires(router, 1) as (sender,):
+            for pair in pairs:
+                await sender.exchange(pair.send())
+        await asyncio.gather(*polls)
+        wake_ms = (perf_counter() - started) * 1000
+    return Waiting(count, kib_each, connections, wake_ms)
+
+
+async def erase_queues(router: Process, pairs: list[Pair]) -> None:
+    """Acknowledge all that the measurements left, so that the next begins with empty queues."""
+    async with _wires(router, 1) as (wire,):
+        for pair in pairs:
+            while True:
+                fetch = request("GET", "/messages/get-undelivered-messages?limit=500", pair.recipient_token)
+                page = json.loads((await wire.exchange(fetch))[1])
+                if not page["messages"]:
+                    break
+                await wire.exchange(pair.ack([each["id"] for each in page["messages"]]))

@@ -1,0 +1,83 @@
+"""Pairs of contacts, logged in, for a benchmark to write between."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from blindpost.bench.wire import request
+from blindpost.client import Client, HttpTransport, Identity, Store
+from blindpost.protocol.encoding import b64encode
+
+MESSAGE_BYTES: Final = 512
+AT_ONCE: Final = 16
+
+
+class Recording(HttpTransport):
+    """A transport that keeps the token: the benchmark's bare requests are sent under it."""
+
+    token = ""
+
+    async def request(self, *arguments: Any, **options: Any) -> Any:
+        answer = await super().request(*arguments, **options)
+        if isinstance(answer, dict) and "access_token" in answer:
+            self.token = answer["access_token"]
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two contacts."""
+
+    sender_token: str
+    recipient_token: str
+    recipient_id: UUID
+
+    def send(self) -> bytes:
+        """Write a send of a new message."""
+        body = {
+            "recipient_id": str(self.recipient_id),
+            "message": b64encode(os.urandom(MESSAGE_BYTES)),
+            "client_message_id": str(uuid4()),
+        }
+        return request("POST", "/messages/send", self.sender_token, body)
+
+    def poll(self, timeout_s: float) -> bytes:
+        return request("GET", f"/messages/poll?timeout={timeout_s}", self.recipient_token)
+
+    def ack(self, ids: list[str]) -> bytes:
+        return request("POST", "/messages/ack", self.recipient_token, {"message_ids": ids})
+
+
+async def make_pairs(origin: str, count: int) -> list[Pair]:
+    """Register 2 x count people and make each pair contacts."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one() -> Pair:
+        async with gate:
+            return await _pair(origin)
+
+    return list(await asyncio.gather(*(one() for _ in range(count))))
+
+
+async def _pair(origin: str) -> Pair:
+    async with AsyncExitStack() as stack:
+        (sender, sends), (recipient, receives) = [await stack.enter_async_context(_person(origin)) for _ in range(2)]
+        await sender.request_contact(recipient.identity.account)
+        await recipient.request_contact(sender.identity.account)
+        for client in (sender, recipient):
+            await client.receive_once()  # takes the news of the contact, so that the next poll waits
+        return Pair(sends.token, receives.token, recipient.identity.account)
+
+
+@asynccontextmanager
+async def _person(origin: str) -> AsyncIterator[tuple[Client, Recording]]:
+    identity = Identity.generate(f"bench_{uuid4().hex[:16]}")
+    transport = Recording(origin)
+    async with Client(origin, identity, Store.in_memory(identity), transport=transport) as client:
+        await client.register()
+        await client.login()
+        yield client, transport
