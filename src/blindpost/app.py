@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import prometheus_client
@@ -35,7 +36,7 @@ from blindpost.services.auth import AuthService
 from blindpost.services.contacts import ContactService
 from blindpost.services.messages import MessageService, purge_forever
 from blindpost.services.models.common import Problem
-from blindpost.telemetry import registry
+from blindpost.telemetry import log_fault, registry
 
 LISTEN_BACKLOG: Final = 4_096
 DRAIN_S: Final = 4
@@ -135,10 +136,13 @@ def _describe(app: FastAPI) -> None:
 
 
 @asynccontextmanager
-async def open_components(settings: Settings, *overrides: Provider) -> AsyncIterator[AsyncContainer]:
+async def open_components(
+    settings: Settings, *overrides: Provider, failed: asyncio.Event | None = None
+) -> AsyncIterator[AsyncContainer]:
     """Check and migrate the stores, and run what runs behind the requests; raises ConfigurationError.
 
-    When it ends: the waiting go first, what was taken is written, and the stores are closed last.
+    When it ends: the waiting go first, what was taken is written, and the stores are closed last. `failed` is set
+    if something behind the requests ends by a fault: the process is then of no use any more.
     """
     container = make_async_container(Components(), *overrides, context={Settings: settings})
     try:
@@ -151,6 +155,8 @@ async def open_components(settings: Settings, *overrides: Provider) -> AsyncIter
         writer, hub = await container.get(MessageWriter), await container.get(Hub)
         writing = asyncio.create_task(writer.run())
         others = [asyncio.create_task(hub.run()), asyncio.create_task(purge_forever(database, settings.retry_window_s))]
+        for task in (writing, *others):
+            task.add_done_callback(partial(_report, failed or asyncio.Event()))
         try:
             await _listening(hub)
             yield container
@@ -163,6 +169,12 @@ async def open_components(settings: Settings, *overrides: Provider) -> AsyncIter
             await asyncio.gather(writing, *others, return_exceptions=True)
     finally:
         await container.close()
+
+
+def _report(failed: asyncio.Event, task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log_fault("background_failed", error)
+        failed.set()
 
 
 async def _listening(hub: Hub) -> None:
@@ -181,6 +193,8 @@ class Running:
     origin: str
     """Where it listens, as a URL."""
     metrics: str
+    failed: asyncio.Event
+    """Set when it cannot go on."""
 
 
 @asynccontextmanager
@@ -189,8 +203,9 @@ async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Run
     listener = _bind(settings.host, settings.port)
     port = listener.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
+    failed = asyncio.Event()
     try:
-        async with open_components(settings, *overrides) as container:
+        async with open_components(settings, *overrides, failed=failed) as container:
             server = _Server(
                 uvicorn.Config(
                     create_app(container),
@@ -207,8 +222,9 @@ async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Run
             )
             with _metrics(settings) as metrics:
                 serving = asyncio.create_task(server.serve(sockets=[listener]))
+                serving.add_done_callback(partial(_report, failed))
                 try:
-                    yield Running(container, f"http://{_host(settings.host)}:{port}", metrics)
+                    yield Running(container, f"http://{_host(settings.host)}:{port}", metrics, failed)
                 finally:
                     (await container.get(Hub)).close()
                     server.should_exit = True

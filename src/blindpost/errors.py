@@ -3,6 +3,7 @@
 BlindpostError
 ├── ConfigurationError            the program cannot start like this; has a hint
 │   └── StartError                a store does not start or answer
+│       └── StoresInUse           another process has the embedded ones
 └── Problem                       becomes an RFC 9457 answer
     ├── InvalidRequest            400 invalid_request
     │   ├── InvalidJson           400 invalid_json
@@ -16,8 +17,7 @@ BlindpostError
     ├── MethodNotAllowed          405 method_not_allowed
     ├── Conflict                  409 conflict
     │   ├── UsernameTaken         409 username_taken
-    │   ├── ContactRequestExists  409 contact_request_exists
-    │   └── KeyInUse              409 key_in_use
+    │   └── ContactRequestExists  409 contact_request_exists
     ├── TooLarge                  413 too_large
     ├── TooManyRequests           429 too_many_requests
     │   └── TooManyWaiting        429 too_many_waiting
@@ -45,6 +45,10 @@ class ConfigurationError(BlindpostError):
 
 class StartError(ConfigurationError):
     """A store does not start, or does not answer at start."""
+
+
+class StoresInUse(StartError):
+    """Another process runs the embedded stores of this data directory."""
 
 
 class Problem(BlindpostError):
@@ -152,13 +156,6 @@ class ContactRequestExists(Conflict):
 
     code, title = "contact_request_exists", "A contact request exists"
     detail = "There is a contact request between you and this person already."
-
-
-class KeyInUse(Conflict):
-    """The key is somebody's already."""
-
-    code, title = "key_in_use", "The key is in use"
-    detail = "This key is registered already: make a new one."
 
 
 class TooLarge(Problem):

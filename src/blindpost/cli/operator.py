@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from blindpost.app import Running, running
-from blindpost.cli.common import err, errors_as_sentences, out, run, settings_from, stores_for
+from blindpost.cli.common import err, errors_as_sentences, fail, out, run, settings_from, stores_for
 from blindpost.config import Settings, unknown_variables
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database
 from blindpost.core.tokens import load_or_make_key
-from blindpost.errors import BlindpostError, ConfigurationError, StartError
+from blindpost.errors import BlindpostError, ConfigurationError, StartError, StoresInUse
 
 LOOPBACK: Final = ("127.", "::1", "localhost")
 
@@ -66,8 +66,18 @@ async def _serve(settings: Settings, *, embedded: bool) -> None:
         loop.add_signal_handler(each, stop.set)
     async with running(settings) as router:
         _announce(router, settings, embedded=embedded)
-        await stop.wait()
+        await _first(stop, router.failed)
         err.print("Stopping: waiting polls are let go, and what was taken is written.")
+    if router.failed.is_set():
+        fail("the router could not go on: a part of it ended by a fault", "the log says which; please report it")
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait for one of several events."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
 
 
 def _announce(router: Running, settings: Settings, *, embedded: bool) -> None:
@@ -178,6 +188,8 @@ def _store_findings(settings: Settings) -> list[Finding]:
     try:
         with stores_for(settings) as ready:
             return run(_check_stores(ready))
+    except StoresInUse as error:
+        return [Finding("stores", True, f"{error}: stop it to have them checked")]
     except StartError as error:
         return [Finding("stores", False, str(error), error.hint)]
 

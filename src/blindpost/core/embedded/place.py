@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from blindpost.errors import StartError
+from blindpost.errors import StartError, StoresInUse
 
 SUN_PATH_MAX = 103
 """A socket's path may have 107 bytes on Linux, and 103 on macOS."""
@@ -138,7 +138,7 @@ class DataDir:
         if not until(self._try_lock, LOCK_S):
             owner = os.pread(self._lock, 20, 0).decode(errors="replace").strip()
             self.close()
-            raise StartError(
+            raise StoresInUse(
                 f"{self.path} is in use by another Blindpost (process {owner or 'unknown'})",
                 "Stop that one, or give this one another directory with BLINDPOST_DATA_DIR.",
             )
