@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -200,6 +201,7 @@ class Running:
 @asynccontextmanager
 async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Running]:
     """Serve HTTP inside the block; raises ConfigurationError. Signals are the caller's business."""
+    _allow_many_files()
     listener = _bind(settings.host, settings.port)
     port = listener.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
@@ -238,6 +240,12 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone: uvicorn would raise them again at the end, and the exit would not be 0."""
         yield
+
+
+def _allow_many_files() -> None:
+    """Each waiting poll is an open file, and the usual soft limit of 1,024 is not meant for servers."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -159,7 +159,7 @@ def doctor(data_dir: DataDir = None) -> None:
 
 def _settings_findings(settings: Settings) -> list[Finding]:
     unknown = unknown_variables()
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     is_loopback = settings.host.startswith(LOOPBACK)
     findings = [
         Finding("settings", not unknown, ", ".join(unknown) or "all known", "misspelt variables have no effect"),
@@ -173,7 +173,7 @@ def _settings_findings(settings: Settings) -> list[Finding]:
             "open files",
             files >= settings.waiting_max,
             f"{files}, for at most {settings.waiting_max} waiting polls",
-            f"ulimit -n {settings.waiting_max + 1_000}, or lower BLINDPOST_WAITING_MAX",
+            f"ulimit -Hn {settings.waiting_max + 1_000}, or lower BLINDPOST_WAITING_MAX",
         ),
     ]
     try:

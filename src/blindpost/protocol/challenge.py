@@ -4,13 +4,18 @@ It names the purpose, the server's origin and the user, so that no other server 
 over it can mean anything else.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
+from blindpost.protocol.limits import CHALLENGE_MAX_CHARS
+
 LABEL: Final = "blindpost/v1/login"
 NONCE_BYTES: Final = 32
-NONCE_CHARS: Final = 43
 FIELDS: Final = 5
+
+_NONCE: Final = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
+"""32 bytes in base64url without padding; the last character carries four bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,10 @@ class Challenge:
     @classmethod
     def parse(cls, text: str) -> "Challenge":
         """Read a challenge; raises ValueError unless it is exactly what `str()` would write."""
+        if len(text) > CHALLENGE_MAX_CHARS:
+            raise ValueError(f"the challenge is longer than {CHALLENGE_MAX_CHARS} characters")
         parts = text.split("|")
-        if len(parts) != FIELDS or parts[0] != LABEL or len(parts[3]) != NONCE_CHARS:
+        if len(parts) != FIELDS or parts[0] != LABEL or _NONCE.fullmatch(parts[3]) is None:
             raise ValueError("not a login challenge of this protocol")
         if not (parts[4].isascii() and parts[4].isdigit()) or len(parts[4]) > len("9999999999"):
             raise ValueError("the challenge's expiry is not a time in seconds")

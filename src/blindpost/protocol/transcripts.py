@@ -1,21 +1,24 @@
 """Every byte string that is ever signed, each under a label of its own.
 
 Domain separation keeps a signature made for one purpose from serving another; length prefixes keep one list
-of fields from reading as a different one. No party signs bytes that another party alone chose.
+of fields from reading as a different one. No party signs bytes that another party alone chose. The one signed
+text that is no transcript, the login challenge, has a `|` where a transcript's label ends, so the two never meet.
 """
 
+import re
 from typing import Final
 from uuid import UUID
 
 from blindpost.protocol.keys import PublicKey
 
 PREFIX: Final = b"blindpost/v1/"
+_LABEL: Final = re.compile(r"[a-z0-9-]+")
 
 
 def transcript(label: str, *fields: bytes) -> bytes:
     """Return `prefix || label || 0x00 || (u32be(length) || field) ...`; raises ValueError for a bad label."""
-    if not label or not label.isascii() or "\x00" in label:
-        raise ValueError("a label is ASCII text without NUL")
+    if _LABEL.fullmatch(label) is None:
+        raise ValueError("a label is made of lower-case letters, digits and hyphens")
     return b"".join((PREFIX, label.encode("ascii"), b"\x00", *(_prefixed(field) for field in fields)))
 
 
@@ -36,3 +39,27 @@ def rotate_ecdsa(user_id: UUID, old: PublicKey, new: PublicKey) -> bytes:
 def delete_account(user_id: UUID) -> bytes:
     """Erase an account: the identity key signs it."""
     return transcript("delete-account", user_id.bytes)
+
+
+def message(
+    sender_id: UUID,
+    recipient_id: UUID,
+    sender_key: PublicKey,
+    recipient_key: PublicKey,
+    one_time: PublicKey,
+    content: bytes,
+) -> bytes:
+    """Write a message: the sender's identity key signs the content for one recipient, one key and one envelope."""
+    parties = _parties(sender_id, recipient_id, sender_key, recipient_key)
+    return transcript("message", *parties, one_time.der, content)
+
+
+def message_key(
+    sender_id: UUID, recipient_id: UUID, sender_key: PublicKey, recipient_key: PublicKey, one_time: PublicKey
+) -> bytes:
+    """Bind a message's key to both parties: the `info` of its HKDF. It is never signed."""
+    return transcript("message-key", *_parties(sender_id, recipient_id, sender_key, recipient_key), one_time.der)
+
+
+def _parties(sender_id: UUID, recipient_id: UUID, sender_key: PublicKey, recipient_key: PublicKey) -> tuple[bytes, ...]:
+    return sender_id.bytes, recipient_id.bytes, sender_key.der, recipient_key.der
