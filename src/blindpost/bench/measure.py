@@ -12,7 +12,7 @@ from typing import Final
 import httpx
 
 from blindpost.bench.people import Pair
-from blindpost.bench.routers import Process, cpu_seconds, processes_named, resident_kib
+from blindpost.bench.routers import Process, cpu_seconds, postgres_cpu_seconds, resident_kib
 from blindpost.bench.wire import Wire, request
 
 CREATED: Final = 201
@@ -34,16 +34,15 @@ class Sends:
 
 async def sends(router: Process, pairs: list[Pair], seconds: float) -> Sends:
     """Let every pair's sender send one message after the other."""
-    postgres = processes_named("postgres")
     async with _wires(router, len(pairs)) as wires:
         batches = await _batches(router)
-        before = cpu_seconds([router.pid]), cpu_seconds(postgres)
+        before = cpu_seconds(router.pid), postgres_cpu_seconds()
         started = perf_counter()
         counts = await asyncio.gather(
             *(_send_until(wire, pair, started + seconds) for wire, pair in zip(wires, pairs, strict=True))
         )
         took = perf_counter() - started
-        after = cpu_seconds([router.pid]), cpu_seconds(postgres)
+        after = cpu_seconds(router.pid), postgres_cpu_seconds()
         flushed = await _batches(router)
     count = sum(counts)
     transactions, items = flushed[0] - batches[0], flushed[1] - batches[1]

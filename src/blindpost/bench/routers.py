@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,36 +87,41 @@ def nothing_stored() -> Provider:
     return provider
 
 
-def cpu_seconds(pids: Iterable[int]) -> float:
-    """Sum the processor time of processes so far, user and system."""
-    return sum(_cpu(pid) for pid in pids)
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process so far, user and system."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S if fields else 0.0
 
 
-def _cpu(pid: int) -> float:
+def _stat(pid: int) -> list[str]:
+    """Read the fields of /proc/PID/stat behind the name: state, parent, ..."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0
-    fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        return []
+
+
+def postgres_cpu_seconds() -> float:
+    """Sum the processor time of the PostgreSQL that this process started: its server and all that it forked."""
+    parents = {
+        int(each.name): int(fields[1])
+        for each in Path("/proc").iterdir()
+        if each.name.isdigit() and (fields := _stat(int(each.name)))
+    }
+    servers = {pid for pid, parent in parents.items() if parent == os.getpid() and _name(pid) == "postgres"}
+    return sum(cpu_seconds(pid) for pid, parent in parents.items() if pid in servers or parent in servers)
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def resident_kib(pid: int) -> float:
     """Return the memory of a process that is in RAM."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES / 1024
-
-
-def processes_named(name: str) -> list[int]:
-    """Find processes by the name of their program: PostgreSQL's, for one."""
-    found = []
-    for each in Path("/proc").iterdir():
-        if each.name.isdigit():
-            try:
-                if (each / "comm").read_text().strip() == name:
-                    found.append(int(each.name))
-            except OSError:
-                continue
-    return found
 
 
 if __name__ == "__main__":

@@ -73,8 +73,15 @@ Ciphertext = Annotated[
 """Opaque bytes; base64 on the wire."""
 
 Username = Annotated[str, Field(pattern=USERNAME_PATTERN, examples=["alice"])]
-Pem = Annotated[str, Field(min_length=1, max_length=PEM_MAX_CHARS, examples=["-----BEGIN PUBLIC KEY-----\n..."])]
-"""A public key as the client wrote it; protocol.keys reads it strictly."""
+Pem = Annotated[
+    str,
+    Field(
+        examples=["-----BEGIN PUBLIC KEY-----\n..."],
+        # Described, not enforced: protocol.keys reads it strictly, so that every bad key is `invalid_key`.
+        json_schema_extra={"minLength": 1, "maxLength": PEM_MAX_CHARS},
+    ),
+]
+"""A public key as the client wrote it."""
 
 Timestamp = Annotated[
     datetime, AfterValidator(_utc), PlainSerializer(_rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})
