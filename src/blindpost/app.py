@@ -22,6 +22,7 @@ from blindpost.config import Settings, Switch
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database
 from blindpost.core.hub import Hub
+from blindpost.core.limiter import Limiter
 from blindpost.core.repositories import messages, users
 from blindpost.core.tokens import Tokens, load_or_make_key
 from blindpost.core.writer import MessageWriter
@@ -32,7 +33,6 @@ from blindpost.routers import health as health_router
 from blindpost.routers import messages as messages_router
 from blindpost.routers import problems
 from blindpost.routers.middleware import Gate
-from blindpost.routers.security import Limiter
 from blindpost.services.auth import AuthService
 from blindpost.services.contacts import ContactService
 from blindpost.services.messages import MessageService, purge_forever

@@ -6,6 +6,7 @@ from uuid import UUID
 from dishka.integrations.fastapi import FromDishka
 from fastapi import APIRouter, Depends, Path, Request
 
+from blindpost.core.limiter import CHALLENGE, LOGIN, LOGIN_ONE_NAME, REGISTER, Limiter
 from blindpost.errors import (
     InvalidKey,
     InvalidSignature,
@@ -18,17 +19,7 @@ from blindpost.errors import (
     UserNotFound,
 )
 from blindpost.routers.problems import responses
-from blindpost.routers.security import (
-    CHALLENGE,
-    LOGIN,
-    LOGIN_ONE_NAME,
-    REGISTER,
-    CurrentCaller,
-    Limiter,
-    address_of,
-    limited,
-    limited_proof,
-)
+from blindpost.routers.security import CurrentCaller, address_of, limited, limited_proof
 from blindpost.routers.strict import StrictRoute
 from blindpost.services.auth import AuthService
 from blindpost.services.models.auth import (
@@ -56,7 +47,7 @@ _keys = responses(
 @router.post(
     "/register",
     status_code=201,
-    dependencies=[Depends(limited(REGISTER, "register"))],
+    dependencies=[Depends(limited(REGISTER))],
     responses=responses(InvalidKey, InvalidSignature, UsernameTaken, TooLarge, TooManyRequests, OutcomeUnknown),
 )
 async def register(body: RegisterRequest, auth: Auth) -> Registered:
@@ -66,7 +57,7 @@ async def register(body: RegisterRequest, auth: Auth) -> Registered:
 
 @router.get(
     "/challenge/{username}",
-    dependencies=[Depends(limited(CHALLENGE, "challenge"))],
+    dependencies=[Depends(limited(CHALLENGE))],
     responses=responses(TooManyRequests),
 )
 async def challenge(username: Annotated[Username, Path()], auth: Auth) -> ChallengeAnswer:
@@ -76,13 +67,13 @@ async def challenge(username: Annotated[Username, Path()], auth: Auth) -> Challe
 
 @router.post(
     "/login",
-    dependencies=[Depends(limited(LOGIN, "login"))],
+    dependencies=[Depends(limited(LOGIN))],
     responses=responses(LoginFailed, TooLarge, TooManyRequests, OutcomeUnknown),
 )
 async def login(body: LoginRequest, request: Request, auth: Auth, limiter: FromDishka[Limiter]) -> Session:
     """Open a session with a signed challenge."""
     # By name and address together: a stranger cannot use up what the owner of the name has.
-    await limiter.hit(LOGIN_ONE_NAME, "login-name", address_of(request), body.username.lower())
+    await limiter.hit(LOGIN_ONE_NAME, address_of(request), body.username.lower())
     return await auth.login(body)
 
 

@@ -1,0 +1,68 @@
+"""The client SDK: end-to-end encrypted messages through a router that is not trusted."""
+
+from blindpost.client.client import Client, ContactsChanged, Delivered, Event, Sent
+from blindpost.client.errors import (
+    CannotDecrypt,
+    ClientError,
+    DamagedFile,
+    ExposedFile,
+    FileError,
+    KeyChanged,
+    LoginRefused,
+    MaybeRepeated,
+    NotRegistered,
+    OutboxFull,
+    Refused,
+    UnknownContact,
+    Unreachable,
+    UntrustedAnswer,
+    WrongKeys,
+    WrongPassphrase,
+    WrongServer,
+)
+from blindpost.client.identity import Identity, Role
+from blindpost.client.inbox import Received
+from blindpost.client.retry import Retry
+from blindpost.client.sealer import EnvelopeSealer, Sealer
+from blindpost.client.store import Contact, ContactBook, Store
+from blindpost.client.transport import HttpTransport, Transport
+from blindpost.client.vault import Scrypt
+from blindpost.protocol.safety_number import grouped
+
+__all__ = [
+    "CannotDecrypt",
+    "Client",
+    "ClientError",
+    "Contact",
+    "ContactBook",
+    "ContactsChanged",
+    "DamagedFile",
+    "Delivered",
+    "EnvelopeSealer",
+    "Event",
+    "ExposedFile",
+    "FileError",
+    "HttpTransport",
+    "Identity",
+    "KeyChanged",
+    "LoginRefused",
+    "MaybeRepeated",
+    "NotRegistered",
+    "OutboxFull",
+    "Received",
+    "Refused",
+    "Retry",
+    "Role",
+    "Scrypt",
+    "Sealer",
+    "Sent",
+    "Store",
+    "Transport",
+    "UnknownContact",
+    "Unreachable",
+    "UntrustedAnswer",
+    "WrongKeys",
+    "WrongPassphrase",
+    "WrongServer",
+    "grouped",
+]

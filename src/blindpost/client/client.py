@@ -1,0 +1,477 @@
+"""The client: everything that a person or a program does at a router, end to end encrypted."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from itertools import count
+from types import TracebackType
+from typing import Final, Self, TypeVar
+from uuid import UUID, uuid4
+
+import httpx
+
+from blindpost.client.directory import CONTACTS_MAX_BYTES, Directory
+from blindpost.client.errors import ClientError, LoginRefused, Refused, UnknownContact, Unreachable, UntrustedAnswer
+from blindpost.client.identity import Identity, Role
+from blindpost.client.inbox import Inbox, Received
+from blindpost.client.retry import Retry, is_passing
+from blindpost.client.sealer import EnvelopeSealer, Sealer
+from blindpost.client.session import Session
+from blindpost.client.store import Contact, Store, Unsent
+from blindpost.client.transport import HttpTransport, Transport, parse
+from blindpost.protocol import transcripts
+from blindpost.protocol.envelope import Content, Kind
+from blindpost.services.models.auth import DeleteAccount, EcdhUpdate, EcdsaUpdate, Registered, RegisterRequest
+from blindpost.services.models.contacts import Contact as ContactEntry
+from blindpost.services.models.contacts import ContactDecision, ContactRequest, Direction, UserSummary
+from blindpost.services.models.messages import MessageStatus, PollAnswer, SendRequest
+from blindpost.services.models.messages import Sent as SentAnswer
+
+T = TypeVar("T")
+
+CONFLICT: Final = 409
+STATUS_IDS_MAX: Final = 100
+CLOSE_TIMEOUT_S: Final = 3.0
+IDLE_PAUSE_S: Final = 1.0
+IDLE_PAUSE_MAX_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message that the router has on disk."""
+
+    id: UUID
+    timestamp: datetime
+    client_message_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Messages of mine that their recipients acknowledged, by the router's ids."""
+
+    ids: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContactsChanged:
+    """A contact, a request or somebody's keys changed: ask again."""
+
+
+Event = Received | Delivered | ContactsChanged
+
+
+class Client:
+    """One identity at one router. Use it as an async context manager; it logs in by itself when it must.
+
+    Every call raises Unreachable, Refused or UntrustedAnswer (client/errors.py) beside what it names itself. What is
+    safe to repeat is repeated: calls that change nothing twice, and the others if they were surely not carried out.
+
+    Args:
+        base_url: the router's origin, as https://chat.example.org. Plain http is refused beyond this computer.
+        identity: who to be. It may sign for this origin only.
+        store: its memory.
+        transport: an httpx transport, in place of the network.
+        allow_http: permit plain http to anywhere: the network then sees the session's token.
+        sealer: the end-to-end encryption, in place of envelopes.
+        retry: how often and when calls are repeated.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        identity: Identity,
+        store: Store,
+        *,
+        transport: httpx.AsyncBaseTransport | Transport | None = None,
+        allow_http: bool = False,
+        sealer: Sealer | None = None,
+        retry: Retry | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if transport is None or isinstance(transport, httpx.AsyncBaseTransport):
+            transport = HttpTransport(base_url, transport=transport, allow_http=allow_http)
+        self.identity = identity
+        self._transport = transport
+        self._store = store
+        self._clock = clock
+        self._sealer = sealer or EnvelopeSealer(identity)
+        self._session = Session(transport, identity, retry or Retry(), clock)
+        self._directory = Directory(self._session, store)
+        self._inbox = Inbox(self._session, store, self._directory, self._sealer)
+        self._confirmed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.identity.username} at {self._transport.origin}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Acknowledge what was taken, if the router answers at once, and close all connections."""
+        try:
+            if self._inbox.has_done:
+                # Without it the messages come again, and are recognised: so no failure here is worth telling.
+                with suppress(ClientError, TimeoutError):
+                    async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                        await self._inbox.acknowledge()
+        finally:
+            await self._transport.aclose()
+
+    # The account
+
+    async def register(self) -> UUID:
+        """Create the account and return its id; raises Refused with `username_taken` if the name is another's.
+
+        Save the identity first: an account whose keys are lost is lost, and its name with it. After a lost answer
+        it may be called again.
+        """
+        identity = self.identity
+        identity.belong_to(self._transport.origin)
+        request = RegisterRequest(
+            username=identity.username,
+            ecdsa_public_key=identity.ecdsa_key.pem,
+            ecdh_public_key=identity.ecdh_key.pem,
+            ecdh_signature=identity.sign(
+                transcripts.register(identity.username, identity.ecdsa_key, identity.ecdh_key)
+            ),
+        ).model_dump(mode="json")
+        try:
+            body = await self._session.anonymous("POST", "/auth/register", json=request)
+        except Refused as error:
+            if error.status != CONFLICT or not await self._is_mine():
+                raise
+            return identity.account
+        answer = parse(Registered, body)
+        if answer.username != identity.username:
+            raise UntrustedAnswer("the server registered another name than the one asked for")
+        identity.belong_to(self._transport.origin, answer.id)
+        return answer.id
+
+    async def _is_mine(self) -> bool:
+        """Tell whether a taken name is taken by this very identity: then it can log in with its key."""
+        try:
+            await self._session.login()
+        except LoginRefused:
+            return False
+        return True
+
+    async def login(self) -> None:
+        """Log in; raises LoginRefused, WrongServer. Calls do so by themselves when there is no session."""
+        await self._session.login()
+        self._directory.expire()
+
+    async def logout(self) -> None:
+        """End the session, here and on every node of the router."""
+        await self._session.logout()
+
+    async def rotate_ecdsa_key(self) -> None:
+        """Replace the identity key. Every contact has to confirm it; every other session of the user ends.
+
+        The new key is in the identity file before the router hears of it. After a lost answer the next login finds
+        out which key counts.
+        """
+        identity = self.identity
+        new = identity.begin_rotation(Role.ECDSA)
+        transcript = transcripts.rotate_ecdsa(identity.account, identity.ecdsa_key, new)
+        binding = transcripts.register(identity.username, new, identity.ecdh_key)
+        request = EcdsaUpdate(
+            ecdsa_public_key=new.pem,
+            ecdh_signature=identity.sign_with_next(binding),
+            old_key_signature=identity.sign(transcript),
+            new_key_signature=identity.sign_with_next(transcript),
+        )
+        await self._rotate(Role.ECDSA, "/auth/ecdsa-update-key", request.model_dump(mode="json"))
+
+    async def rotate_ecdh_key(self) -> None:
+        """Replace the key that others seal messages to. Contacts accept it, as the identity key signs it."""
+        identity = self.identity
+        new = identity.begin_rotation(Role.ECDH)
+        binding = transcripts.register(identity.username, identity.ecdsa_key, new)
+        request = EcdhUpdate(ecdh_public_key=new.pem, ecdh_signature=identity.sign(binding))
+        await self._rotate(Role.ECDH, "/auth/ecdh-update-key", request.model_dump(mode="json"))
+
+    async def _rotate(self, role: Role, path: str, request: object) -> None:
+        new = self.identity.next_key(role)
+        try:
+            await self._session.call("PUT", path, json=request, repeatable=False)
+        except (Unreachable, Refused):
+            # Whatever was said or lost, the router's present key tells what happened.
+            await self._session.reconcile()
+            if new not in {self.identity.ecdsa_key, self.identity.ecdh_key}:
+                raise
+        else:
+            self.identity.finish_rotation(role)
+
+    async def delete_account(self) -> None:
+        """Erase the account at the router. The local files stay; the name cannot be taken again."""
+        signature = self.identity.sign(transcripts.delete_account(self.identity.account))
+        request = DeleteAccount(signature=signature).model_dump(mode="json")
+        try:
+            await self._session.call("DELETE", "/auth/me", json=request, repeatable=False)
+        except (Unreachable, Refused) as error:
+            # If the answer was lost, only the login tells: an erased account has none.
+            if not is_passing(error) or await self._is_mine():
+                raise
+        self._session.forget()
+
+    # People
+
+    async def search(self, prefix: str) -> list[UserSummary]:
+        """Return users whose names begin with a prefix; raises ValueError for one that no name has."""
+        return await self._directory.search(prefix)
+
+    async def contacts(self) -> list[ContactEntry]:
+        """Return the accepted contacts."""
+        body = await self._session.call("GET", "/contacts/get-contacts", max_bytes=CONTACTS_MAX_BYTES)
+        return self._people(body)
+
+    async def contact_requests(self, direction: Direction = Direction.RECEIVED) -> list[ContactEntry]:
+        """Return the pending requests, received or sent."""
+        body = await self._session.call(
+            "GET",
+            "/contacts/get-contact-requests",
+            params={"direction": direction.value},
+            max_bytes=CONTACTS_MAX_BYTES,
+        )
+        return self._people(body)
+
+    def _people(self, body: object) -> list[ContactEntry]:
+        people = parse(list[ContactEntry], body)
+        for person in people:
+            self._directory.check_name(person.user_id, person.username)
+        return people
+
+    async def request_contact(self, user: UUID | str) -> ContactEntry:
+        """Ask a user, by id or name, to be a contact, and keep their keys. A request that stands is returned.
+
+        Raises UnknownContact, KeyChanged, WrongKeys.
+        """
+        user_id = user if isinstance(user, UUID) else await self._find(user)
+        await self._directory.contact(user_id)
+        request = ContactRequest(receiver_id=user_id).model_dump(mode="json")
+        try:
+            body = await self._session.call("POST", "/contacts/send-contact-request", json=request)
+        except Refused as error:
+            # It may be this very request, made before its answer was lost.
+            standing = await self._standing(user_id) if error.status == CONFLICT else None
+            if standing is None:
+                raise
+            return standing
+        return self._people([body])[0]
+
+    async def accept(self, user: UUID | str) -> ContactEntry:
+        """Accept a request received from a user, and keep their keys; raises KeyChanged, WrongKeys."""
+        user_id = await self._resolve(user)
+        await self._directory.contact(user_id)
+        return await self._decide("/contacts/accept-contact-request", user_id)
+
+    async def reject(self, user: UUID | str) -> ContactEntry:
+        """Reject a request received from a user."""
+        return await self._decide("/contacts/reject-contact-request", await self._resolve(user))
+
+    async def _decide(self, path: str, user_id: UUID) -> ContactEntry:
+        request = ContactDecision(sender_id=user_id).model_dump(mode="json")
+        return self._people([await self._session.call("PUT", path, json=request)])[0]
+
+    async def _standing(self, user_id: UUID) -> ContactEntry | None:
+        sent = await self.contact_requests(Direction.SENT)
+        return next((each for each in (*sent, *await self.contacts()) if each.user_id == user_id), None)
+
+    async def _find(self, username: str) -> UUID:
+        for user in await self.search(username):
+            if user.username.lower() == username.lower():
+                return user.id
+        raise UnknownContact(f"there is no user named {username}")
+
+    async def _resolve(self, user: UUID | str) -> UUID:
+        """Return the id for an id, or for the name of a contact or of somebody who asked to be one."""
+        if isinstance(user, UUID):
+            return user
+        known = self._store.contacts.named(user)
+        if known is not None:
+            return known.user_id
+        people = (*await self.contacts(), *await self.contact_requests())
+        for person in people:
+            if person.username.lower() == user.lower():
+                return person.user_id
+        raise UnknownContact(f"{user} is no contact of yours")
+
+    # Trust
+
+    async def safety_number(self, contact: UUID | str) -> str:
+        """Return the 60 digits for the identity keys trusted now; raises KeyChanged if others are offered."""
+        return self._store.contacts.number(await self._trusted(contact))
+
+    async def confirm_keys(self, contact: UUID | str, safety_number: str) -> None:
+        """Trust a contact's changed keys: those whose safety number (KeyChanged.new_number) the user saw.
+
+        Raises KeyChanged if the keys offered are others by now, ValueError if none are offered.
+        """
+        known = await self._remembered(contact)
+        if known.offered is None:
+            raise ValueError("this contact's keys have not changed")
+        if not self._store.contacts.confirm(known, _digits(safety_number)):
+            raise self._store.contacts.changed(known)
+        self._store.save()
+        self._confirmed.set()
+
+    async def mark_verified(self, contact: UUID | str, safety_number: str) -> bool:
+        """Note that the user compared the number with the contact; False, and no change, if it is another."""
+        known = await self._trusted(contact)
+        if self._store.contacts.number(known) != _digits(safety_number):
+            return False
+        known.verified = True
+        self._store.save()
+        return True
+
+    async def is_verified(self, contact: UUID | str) -> bool:
+        """Tell whether the user compared the safety number for the keys trusted now."""
+        return (await self._remembered(contact)).verified
+
+    async def _trusted(self, contact: UUID | str) -> Contact:
+        return await self._directory.contact(await self._resolve(contact))
+
+    async def _remembered(self, contact: UUID | str) -> Contact:
+        known = self._store.contacts.get(await self._resolve(contact))
+        if known is None:
+            raise UnknownContact("no keys of this person are known yet")
+        return known
+
+    # Messages
+
+    async def send(self, contact: UUID | str, message: str | bytes) -> Sent:
+        """Encrypt and send a message.
+
+        Raises KeyChanged until changed keys are confirmed, ValueError if the message is too long, OutboxFull. After
+        Unreachable, or Refused with status 503, it waits in the outbox: call `flush`, not `send` again.
+        """
+        recipient = await self._trusted(contact)
+        content = _content(message, int(self._clock() * 1000))
+        sealed = await self._sealer.seal(recipient, content)
+        unsent = Unsent(client_message_id=content.client_message_id, recipient_id=recipient.user_id, message=sealed)
+        self._store.enqueue(unsent)
+        return await self._post(unsent)
+
+    async def flush(self) -> list[Sent]:
+        """Send what a lost connection or a crash left in the outbox: the same bytes under the same ids.
+
+        A message that the router refuses for good is dropped, and the refusal raised.
+        """
+        return [await self._post(unsent) for unsent in self._store.unsent()]
+
+    def unsent(self) -> tuple[UUID, ...]:
+        """Return the client message ids that wait in the outbox."""
+        return tuple(unsent.client_message_id for unsent in self._store.unsent())
+
+    async def _post(self, unsent: Unsent) -> Sent:
+        request = SendRequest(**unsent.model_dump()).model_dump(mode="json")
+        try:
+            answer = parse(SentAnswer, await self._session.call("POST", "/messages/send", json=request))
+        except Refused as error:
+            if not (is_passing(error) or isinstance(error, LoginRefused)):
+                self._store.settle(unsent.client_message_id)
+            raise
+        self._store.settle(unsent.client_message_id)
+        return Sent(answer.id, answer.timestamp, unsent.client_message_id)
+
+    async def messages(self, timeout_s: float = 30.0) -> AsyncGenerator[Received, None]:
+        """Yield messages for ever, oldest first, each acknowledged once the next one is asked for, in batches.
+
+        A message that cannot be read has a `problem` and does not end the stream; neither does a router that is away
+        for a while. One whose sender has an unconfirmed key is shown as such once, and again when confirmed.
+        A message whose turn is left with `break` counts as unread, unless `ack` was called with it.
+        `timeout_s` is that of one poll, at most 60.
+        """
+        async for event in self.events(timeout_s):
+            if isinstance(event, Received):
+                yield event
+
+    async def events(self, timeout_s: float = 30.0) -> AsyncGenerator[Event, None]:
+        """Yield messages as `messages` does, and news of deliveries and contacts."""
+        pause_s = IDLE_PAUSE_S
+        while True:
+            started = time.monotonic()
+            answer = await self._patiently(partial(self._inbox.poll, timeout_s))
+            for news in _news(answer):
+                yield news
+            for message in answer.messages:
+                received = await self._patiently(partial(self._inbox.open, message))
+                if received is not None:
+                    yield received
+                    self._inbox.take(received)
+            done = await self._patiently(self._inbox.acknowledge)
+            # Held messages, or a router that does not wait, answer each poll at once.
+            is_idle = not done and time.monotonic() - started < IDLE_PAUSE_S
+            pause_s = await self._pause(pause_s) if is_idle else IDLE_PAUSE_S
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until the router is back; raises what does not pass by waiting."""
+        for attempt in count():
+            try:
+                return await call()
+            except (Unreachable, Refused) as error:
+                if not is_passing(error):
+                    raise
+                await self._session.retry.wait(attempt, error)
+        raise AssertionError("counting has no end")
+
+    async def _pause(self, pause_s: float) -> float:
+        """Wait, but not longer than until the user confirms a key; return how long to wait the next time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._confirmed.wait()
+        self._confirmed.clear()
+        return min(pause_s * 2, IDLE_PAUSE_MAX_S)
+
+    async def receive_once(self, timeout_s: float = 0.0) -> list[Received]:
+        """Return what has arrived, waiting up to `timeout_s` for it. Call `ack` with what was taken."""
+        answer = await self._inbox.poll(timeout_s)
+        opened: dict[UUID | None, Received] = {}
+        for message in answer.messages:
+            received = await self._inbox.open(message)
+            if received is not None:
+                opened.setdefault(received.client_message_id or received.id, received)
+        return list(opened.values())
+
+    async def ack(self, *received: Received) -> None:
+        """Acknowledge messages that were taken; held ones are passed over."""
+        for each in received:
+            self._inbox.take(each)
+        await self._inbox.acknowledge()
+
+    async def status(self, ids: Iterable[UUID]) -> dict[UUID, MessageStatus]:
+        """Return what became of messages that I sent, by the router's ids; unknown ones are left out."""
+        wanted = list(ids)
+        found: dict[UUID, MessageStatus] = {}
+        for start in range(0, len(wanted), STATUS_IDS_MAX):
+            part = ",".join(str(message_id) for message_id in wanted[start : start + STATUS_IDS_MAX])
+            body = await self._session.call("GET", "/messages/status", params={"ids": part})
+            found |= parse(dict[UUID, MessageStatus], body)
+        return {message_id: found[message_id] for message_id in wanted if message_id in found}
+
+
+def _content(message: str | bytes, sent_at_ms: int) -> Content:
+    is_text = isinstance(message, str)
+    data = message.encode("utf-8") if isinstance(message, str) else message
+    return Content(uuid4(), sent_at_ms, Kind.TEXT if is_text else Kind.BYTES, data)
+
+
+def _digits(number: str) -> str:
+    return "".join(number.split())
+
+
+def _news(answer: PollAnswer) -> Iterator[Event]:
+    if answer.delivered:
+        yield Delivered(tuple(answer.delivered))
+    if answer.contacts_changed:
+        yield ContactsChanged()

@@ -1,0 +1,109 @@
+"""Other people's names and keys, as the router gives them and as far as it can be held to them."""
+
+import re
+from typing import Final
+from uuid import UUID
+
+from blindpost.client.errors import UnknownContact, UntrustedAnswer, WrongKeys, WrongServer
+from blindpost.client.session import Session
+from blindpost.client.store import Contact, Store, UserKeys
+from blindpost.client.transport import parse
+from blindpost.protocol import transcripts
+from blindpost.protocol.keys import PublicKey
+from blindpost.protocol.limits import USERNAME_PATTERN
+from blindpost.services.models.auth import PublicKeys
+from blindpost.services.models.contacts import UserSummary
+
+NAMES_MAX: Final = 100_000
+CONTACTS_MAX_BYTES: Final = 16_777_216
+
+
+class Directory:
+    """Looks people up, checks what comes, and pins it in the contact book."""
+
+    def __init__(self, session: Session, store: Store) -> None:
+        self._session = session
+        self._store = store
+        self._names: dict[UUID, str] = {}
+        self._fresh: set[UUID] = set()
+
+    def expire(self) -> None:
+        """Ask for everybody's keys again before their next use."""
+        self._fresh.clear()
+
+    async def search(self, prefix: str) -> list[UserSummary]:
+        """Return users whose names begin with a prefix of 3 to 50 characters; raises ValueError for another."""
+        if re.fullmatch(USERNAME_PATTERN, prefix) is None:
+            raise ValueError("search for at least 3 letters, digits or underscores")
+        answer = await self._session.call("GET", "/contacts/search-users", params={"username": prefix})
+        return self._checked(parse(list[UserSummary], answer))
+
+    async def by_id(self, user_id: UUID) -> UserSummary | None:
+        """Return what the router says of one user, or None if there is none."""
+        answer = await self._session.call("GET", "/contacts/users-by-ids", params={"users_ids": str(user_id)})
+        users = self._checked(parse(list[UserSummary], answer))
+        return next((user for user in users if user.id == user_id), None)
+
+    def _checked(self, users: list[UserSummary]) -> list[UserSummary]:
+        for user in users:
+            self.check_name(user.id, user.username)
+        return users
+
+    def check_name(self, user_id: UUID, username: str) -> None:
+        """Hold the router to the name that it gave a user first; raises UntrustedAnswer or WrongServer.
+
+        The user decides by the name shown, so the keys pinned later must be the keys of that name.
+        """
+        if re.fullmatch(USERNAME_PATTERN, username) is None:
+            raise UntrustedAnswer("the server gave a username that nobody can have")
+        pinned = self._store.contacts.get(user_id)
+        if len(self._names) >= NAMES_MAX:
+            self._names.clear()
+        if (pinned.username if pinned else self._names.setdefault(user_id, username)) != username:
+            raise WrongServer("the server gave one user two names")
+
+    async def contact(self, user_id: UUID) -> Contact:
+        """Return a user with keys that may be used now: pinned, up to date, unchanged or changed by their owner.
+
+        Raises KeyChanged, UnknownContact, WrongKeys, UntrustedAnswer, or what `Session.call` raises.
+        """
+        known = self._store.contacts.get(user_id)
+        if known is None or user_id not in self._fresh:
+            return await self.refresh(user_id)
+        if known.offered is not None:
+            raise self._store.contacts.changed(known)
+        return known
+
+    async def refresh(self, user_id: UUID) -> Contact:
+        """Ask for a user's keys and take them in; raises as `contact` does."""
+        keys = await self._fetch(user_id)
+        self._fresh.add(user_id)
+        try:
+            return self._store.contacts.learn(keys)
+        finally:
+            # A change not yet confirmed is remembered too: a restart must not make it look settled.
+            self._store.save()
+
+    async def _fetch(self, user_id: UUID) -> UserKeys:
+        username = await self._name(user_id)
+        answer = parse(PublicKeys, await self._session.call("GET", f"/auth/public-keys/{user_id}"))
+        if answer.user_id != user_id:
+            raise WrongKeys("the server answered with another user's keys")
+        try:
+            ecdsa = PublicKey.from_pem(answer.ecdsa_public_key)
+            ecdh = PublicKey.from_pem(answer.ecdh_public_key)
+        except ValueError:
+            raise WrongKeys(f"the server gave keys for {username} that are not valid") from None
+        # The transcript has the name in it: keys that somebody else registered do not pass for this user's.
+        signed = transcripts.register(username, ecdsa, ecdh)
+        if ecdsa == ecdh or not ecdsa.verifies(answer.ecdh_signature, signed):
+            raise WrongKeys(f"the server gave keys for {username} that their owner did not sign")
+        return UserKeys(user_id, username, ecdsa, ecdh)
+
+    async def _name(self, user_id: UUID) -> str:
+        pinned = self._store.contacts.get(user_id)
+        if pinned is not None:
+            return pinned.username
+        if user_id not in self._names and await self.by_id(user_id) is None:
+            raise UnknownContact("the server knows nobody with this id")
+        return self._names[user_id]

@@ -1,0 +1,195 @@
+"""What arrives: fetched, opened, checked against what came before, acknowledged once the user has it."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from blindpost.client.directory import Directory
+from blindpost.client.errors import (
+    CannotDecrypt,
+    ClientError,
+    KeyChanged,
+    MaybeRepeated,
+    Refused,
+    UnknownContact,
+    UntrustedAnswer,
+)
+from blindpost.client.sealer import Sealer
+from blindpost.client.session import Session
+from blindpost.client.store import Contact, Store
+from blindpost.client.transport import TIMEOUT_S, parse
+from blindpost.protocol.envelope import Content, Kind
+from blindpost.protocol.limits import PAGE_MAX, POLL_MAX_S
+from blindpost.services.models.messages import Acknowledged, AckRequest, Message, PollAnswer
+
+PAGE: Final = 64
+MESSAGE_MAX_CHARS: Final = 88_064
+"""The largest message in base64, and its other fields."""
+ANSWER_HEAD_BYTES: Final = 65_536
+NOT_FOUND: Final = 404
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One message as the user sees it. With a `problem`, `data` is None unless the problem is MaybeRepeated."""
+
+    id: UUID
+    """The router's."""
+    sender_id: UUID
+    username: str | None
+    """The sender's; None if their keys were never seen."""
+    timestamp: datetime
+    """By the router, which may lie."""
+    sent_at: datetime | None = None
+    """By the sender, under their signature."""
+    client_message_id: UUID | None = None
+    data: bytes | None = field(default=None, repr=False)
+    kind: Kind | None = None
+    problem: ClientError | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The message, if it is text."""
+        return self.data.decode("utf-8") if self.data is not None and self.kind is Kind.TEXT else None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the message stays at the router, to be opened once the user has settled the sender's keys."""
+        return isinstance(self.problem, KeyChanged | UntrustedAnswer)
+
+
+class Inbox:
+    """Opens messages and remembers them. A message counts as read when the user has taken it, not before."""
+
+    def __init__(self, session: Session, store: Store, directory: Directory, sealer: Sealer) -> None:
+        self._session = session
+        self._store = store
+        self._directory = directory
+        self._sealer = sealer
+        self._held: set[UUID] = set()
+        self._done: dict[UUID, None] = {}
+        """Ids to acknowledge, in order."""
+
+    @property
+    def has_done(self) -> bool:
+        """Whether messages were taken and not acknowledged yet."""
+        return bool(self._done)
+
+    async def poll(self, timeout_s: float) -> PollAnswer:
+        """Wait for news, at most 60 s; raises UntrustedAnswer or what `Session.call` raises."""
+        # Held messages stay in front of the queue, so the page grows by them: they must not hide the others.
+        limit = min(PAGE + len(self._held), PAGE_MAX)
+        wait_s = int(min(max(timeout_s, 0), POLL_MAX_S))
+        try:
+            body = await self._session.call(
+                "GET",
+                "/messages/poll",
+                params={"timeout": str(wait_s), "limit": str(limit)},
+                timeout_s=wait_s + TIMEOUT_S,
+                max_bytes=limit * MESSAGE_MAX_CHARS + ANSWER_HEAD_BYTES,
+            )
+        except ClientError:
+            # News of changed contacts is told once, and may have been in the answer that was lost.
+            self._directory.expire()
+            raise
+        answer = parse(PollAnswer, body)
+        if len(answer.messages) > limit:
+            raise UntrustedAnswer("the server sent more messages than were asked for")
+        if answer.contacts_changed:
+            self._directory.expire()
+        return answer
+
+    async def open(self, message: Message) -> Received | None:
+        """Open one message; None if the user had it before. Raises Unreachable or Refused if keys cannot be had."""
+        if message.id in self._done or self._store.was_flagged(message.id):
+            self._done[message.id] = None
+            return None
+        try:
+            sender, content = await self._decrypt(message)
+        except (CannotDecrypt, KeyChanged, UntrustedAnswer) as problem:
+            return self._problem(message, problem)
+        self._held.discard(message.id)
+        if self._store.was_read(sender, content):
+            self._done[message.id] = None
+            return None
+        return self._received(message, sender, content)
+
+    def take(self, received: Received) -> None:
+        """Note that the user has a message. A held one is not done with."""
+        if received.is_held:
+            return
+        sender = self._store.contacts.get(received.sender_id)
+        if received.client_message_id is None or received.sent_at is None or sender is None:
+            self._store.flag(received.id)
+        else:
+            sent_at_ms = (received.sent_at - EPOCH) // timedelta(milliseconds=1)
+            self._store.mark_read(sender, received.client_message_id, sent_at_ms)
+        self._done[received.id] = None
+
+    async def acknowledge(self) -> int:
+        """Acknowledge all that is done, and return how many; raises what `Session.call` raises.
+
+        What was read is on disk first: if the acknowledgement is lost, the message comes again and is recognised.
+        """
+        done = list(self._done)
+        if done:
+            self._store.save()
+        for start in range(0, len(done), PAGE_MAX):
+            ids = done[start : start + PAGE_MAX]
+            request = AckRequest(message_ids=ids).model_dump(mode="json")
+            parse(Acknowledged, await self._session.call("POST", "/messages/ack", json=request))
+            for message_id in ids:
+                self._done.pop(message_id, None)
+        return len(done)
+
+    async def _decrypt(self, message: Message) -> tuple[Contact, Content]:
+        known = self._store.contacts.get(message.sender_id)
+        if known is not None:
+            try:
+                return known, await self._sealer.open(known, message.message)
+            except CannotDecrypt:
+                if known.offered is not None:
+                    raise self._store.contacts.changed(known) from None
+        # A stranger, or the keys on file do not fit: the sender may have changed theirs.
+        before = None if known is None else known.ecdsa
+        current = await self._current(message.sender_id)
+        if current.ecdsa == before:
+            raise CannotDecrypt
+        return current, await self._sealer.open(current, message.message)
+
+    async def _current(self, sender_id: UUID) -> Contact:
+        try:
+            return await self._directory.refresh(sender_id)
+        except (Refused, UnknownContact) as error:
+            if isinstance(error, Refused) and error.status != NOT_FOUND:
+                raise
+            # The sender deleted the account, and the keys with it.
+            raise CannotDecrypt from None
+
+    def _problem(self, message: Message, problem: ClientError) -> Received | None:
+        sender = self._store.contacts.get(message.sender_id)
+        name = None if sender is None else sender.username
+        received = Received(message.id, message.sender_id, name, message.timestamp, problem=problem)
+        if not received.is_held:
+            self._held.discard(message.id)
+            return received
+        if message.id in self._held:
+            return None
+        self._held.add(message.id)
+        return received
+
+    def _received(self, message: Message, sender: Contact, content: Content) -> Received:
+        problem = MaybeRepeated() if content.sent_at_ms <= sender.forgotten_until else None
+        return Received(
+            id=message.id,
+            sender_id=sender.user_id,
+            username=sender.username,
+            timestamp=message.timestamp,
+            sent_at=EPOCH + timedelta(milliseconds=content.sent_at_ms),
+            client_message_id=content.client_message_id,
+            data=content.data,
+            kind=content.kind,
+            problem=problem,
+        )

@@ -1,0 +1,178 @@
+"""A session with the router: the login, what is checked before a challenge is signed, and its renewal."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from blindpost.client.errors import LoginRefused, Refused, UntrustedAnswer, WrongServer
+from blindpost.client.identity import Identity, Role
+from blindpost.client.retry import Retry
+from blindpost.client.transport import ANSWER_MAX_BYTES, TIMEOUT_S, Transport, origin_of, parse
+from blindpost.protocol.challenge import Challenge
+from blindpost.protocol.keys import PublicKey
+from blindpost.protocol.limits import CHALLENGE_LIFETIME_S
+from blindpost.services.models import auth
+
+CLOCK_SKEW_S: Final = 120
+"""How wrong a clock may be. The origin and the single use protect; the time only keeps old challenges out."""
+UNAUTHENTICATED: Final = 401
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,8192}")
+
+
+class Session:
+    """Calls in the name of one identity. It logs in when needed, and once again when the session ended."""
+
+    def __init__(
+        self, transport: Transport, identity: Identity, retry: Retry, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.transport = transport
+        self.retry = retry
+        self._identity = identity
+        self._clock = clock
+        self._token: str | None = None
+        self._login_lock = asyncio.Lock()
+
+    async def login(self) -> None:
+        """Log in anew; raises LoginRefused, WrongServer, UntrustedAnswer, Unreachable or Refused."""
+        async with self._login_lock:
+            await self._login()
+
+    async def logout(self) -> None:
+        """End the session, here and at the router. One that ended already is no error."""
+        token, self._token = self._token, None
+        if token is None:
+            return
+        try:
+            await self._repeat("POST", "/auth/logout", headers=_authorization(token))
+        except Refused as error:
+            if error.status != UNAUTHENTICATED:
+                raise
+
+    def forget(self) -> None:
+        """Drop the session without telling the router."""
+        self._token = None
+
+    async def anonymous(self, method: str, path: str, *, json: object) -> Any:
+        """Make a call without a session; it must be safe to repeat. Raises as `call` does."""
+        return await self._repeat(method, path, json=json)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        params: dict[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+        max_bytes: int = ANSWER_MAX_BYTES,
+        repeatable: bool = True,
+    ) -> Any:
+        """Make one call as the user; raises Unreachable, Refused, UntrustedAnswer, or what `login` raises."""
+        token = self._token or await self._renew(None)
+        options = {"json": json, "params": params, "timeout_s": timeout_s, "max_bytes": max_bytes}
+        try:
+            return await self._repeat(method, path, repeatable=repeatable, headers=_authorization(token), **options)
+        except Refused as error:
+            if error.status != UNAUTHENTICATED:
+                raise
+        # A refused session changed nothing, so any call may be made again under a new one: once.
+        token = await self._renew(token)
+        return await self._repeat(method, path, repeatable=repeatable, headers=_authorization(token), **options)
+
+    async def _renew(self, ended: str | None) -> str:
+        """Log in, unless another task did so since the given token was found dead."""
+        async with self._login_lock:
+            if self._token is None or self._token == ended:
+                self._token = None
+                await self._login()
+            if self._token is None:
+                raise AssertionError("a login without a token")
+            return self._token
+
+    async def _repeat(self, method: str, path: str, *, repeatable: bool = True, **options: Any) -> Any:
+        return await self.retry.run(lambda: self.transport.request(method, path, **options), repeatable=repeatable)
+
+    async def _login(self) -> None:
+        self._identity.belong_to(self.transport.origin)
+        try:
+            self._token = await self._answer_challenge(self._identity.sign)
+        except LoginRefused:
+            # A rotation whose answer was lost: the router may know the next key already.
+            if self._identity.next_key(Role.ECDSA) is None:
+                raise
+            self._token = await self._answer_challenge(self._identity.sign_with_next)
+        if self._identity.user_id is None or any(self._identity.next_key(role) for role in Role):
+            headers = _authorization(self._token)
+            self._take_in(await self._repeat("GET", "/auth/me", headers=headers))
+
+    async def _answer_challenge(self, sign: Callable[[bytes], bytes]) -> str:
+        answer = parse(auth.ChallengeAnswer, await self._repeat("GET", f"/auth/challenge/{self._identity.username}"))
+        self._check(answer.challenge)
+        login = auth.LoginRequest(
+            username=self._identity.username,
+            challenge=answer.challenge,
+            signature=sign(answer.challenge.encode("utf-8")),
+        )
+        try:
+            # Not repeated: a challenge works once, so a second try could only fail.
+            body = await self._repeat("POST", "/auth/login", json=login.model_dump(mode="json"), repeatable=False)
+        except Refused as error:
+            if error.status == UNAUTHENTICATED:
+                raise LoginRefused(error.status, error.code, error.detail) from None
+            raise
+        return _token(parse(auth.Session, body))
+
+    def _check(self, text: str) -> None:
+        """Let only a challenge through that is for this server, this user and this minute: it is then signed."""
+        try:
+            challenge = Challenge.parse(text)
+            origin = origin_of(challenge.origin)
+        except ValueError:
+            raise UntrustedAnswer("the server's challenge is not one of this protocol") from None
+        if origin != self.transport.origin or challenge.username != self._identity.username:
+            raise WrongServer("the server's challenge is for another server or user")
+        left = challenge.expiry - self._clock()
+        if not -CLOCK_SKEW_S < left < CHALLENGE_LIFETIME_S + CLOCK_SKEW_S:
+            raise UntrustedAnswer("the server's challenge is not of this minute", "Check the clock of this computer.")
+
+    async def reconcile(self) -> None:
+        """Find out what became of a rotation whose answer was lost; raises what `call` raises."""
+        self._take_in(await self.call("GET", "/auth/me"))
+
+    def _take_in(self, answer: object) -> None:
+        """Check whose account this is, and which of our keys the router has; finish what is done of a rotation."""
+        me = parse(auth.Me, answer)
+        if me.username != self._identity.username:
+            raise WrongServer("the server names another user for this identity")
+        ecdsa, ecdh = _key(me.ecdsa_public_key), _key(me.ecdh_public_key)
+        self._check_mine(Role.ECDSA, ecdsa, self._identity.ecdsa_key)
+        self._check_mine(Role.ECDH, ecdh, self._identity.ecdh_key)
+        self._identity.belong_to(self.transport.origin, me.id)
+        if ecdsa == self._identity.next_key(Role.ECDSA):
+            self._identity.finish_rotation(Role.ECDSA)
+        if ecdh == self._identity.next_key(Role.ECDH):
+            self._identity.finish_rotation(Role.ECDH)
+
+    def _check_mine(self, role: Role, theirs: PublicKey, mine: PublicKey) -> None:
+        if theirs not in {mine, self._identity.next_key(role)}:
+            raise WrongServer("the server has a key for this account that is not this identity's")
+
+
+def _authorization(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _token(session: auth.Session) -> str:
+    # It goes into a header, so it must not be able to begin another one.
+    if session.token_type.lower() != "bearer" or _TOKEN.fullmatch(session.access_token) is None:
+        raise UntrustedAnswer("the server's session is not a bearer token")
+    return session.access_token
+
+
+def _key(pem: str) -> PublicKey:
+    try:
+        return PublicKey.from_pem(pem)
+    except ValueError:
+        raise UntrustedAnswer("the server's answer holds a key that is not valid") from None

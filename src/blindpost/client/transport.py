@@ -1,0 +1,198 @@
+"""The one way out: a request, and its answer read with distrust.
+
+This is the seam for everything that carries requests: an `httpx` transport can be put in (a Unix socket, an
+application in the same process).
+"""
+
+import asyncio
+import json
+import re
+from typing import Any, Final, Protocol, TypeVar
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from blindpost.client.errors import Refused, Unreachable, UntrustedAnswer
+from blindpost.services.models.common import Problem
+
+ANSWER_MAX_BYTES: Final = 1_048_576
+TIMEOUT_S: Final = 20.0
+CONNECT_TIMEOUT_S: Final = 10.0
+DETAIL_MAX_CHARS: Final = 300
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+T = TypeVar("T")
+
+_CODE: Final = re.compile(r"[a-z0-9_]{1,64}")
+_GATEWAY: Final = frozenset({502, 504})
+"""A proxy's word that the router did not answer it: what became of the request is unknown."""
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+class Transport(Protocol):
+    """What carries requests to one origin."""
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, in lower case, without a default port."""
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        params: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+        max_bytes: int = ANSWER_MAX_BYTES,
+    ) -> Any:
+        """Return the parsed answer of a success; raises Unreachable, Refused or UntrustedAnswer."""
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+
+
+class HttpTransport:
+    """Requests over HTTP with httpx: bounded in time and size, no redirects, no compression."""
+
+    def __init__(
+        self, base_url: str, *, transport: httpx.AsyncBaseTransport | None = None, allow_http: bool = False
+    ) -> None:
+        self._origin = origin_of(base_url)
+        if not (allow_http or transport or _is_private(self._origin)):
+            raise ValueError("plain http would show the session to the network: use https")
+        self._http = httpx.AsyncClient(
+            base_url=self._origin,
+            transport=transport,
+            follow_redirects=False,
+            # An answer that unpacks to a thousand times its size is not worth the bandwidth it saves.
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        )
+
+    @property
+    def origin(self) -> str:
+        return self._origin
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        params: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+        max_bytes: int = ANSWER_MAX_BYTES,
+    ) -> Any:
+        """Return the parsed answer of a success; raises Unreachable, Refused or UntrustedAnswer."""
+        request = self._http.build_request(
+            method,
+            path,
+            content=None if json is None else _encode(json),
+            params=params,
+            headers={**(headers or {}), **({} if json is None else {"Content-Type": "application/json"})},
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+        )
+        response, body = await self._exchange(request, timeout_s, max_bytes)
+        return _read(response, body)
+
+    async def _exchange(self, request: httpx.Request, timeout_s: float, max_bytes: int) -> tuple[httpx.Response, bytes]:
+        # httpx bounds each read; only a bound on the whole stops a router that sends a byte now and then.
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._http.send(request, stream=True)
+                try:
+                    return response, await _bounded(response, max_bytes)
+                finally:
+                    await response.aclose()
+        except _NOT_SENT as error:
+            raise Unreachable("the server cannot be reached", sent=False) from error
+        except (httpx.HTTPError, OSError, TimeoutError) as error:
+            raise Unreachable("the server did not answer", sent=True) from error
+
+
+def origin_of(url: str) -> str:
+    """Return the canonical origin of a URL that is nothing but an origin; raises ValueError for any other."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError("not an address of a server") from error
+    bare = parsed.scheme in {"http", "https"} and parsed.host and not (parsed.userinfo or parsed.query)
+    if not bare or parsed.fragment or parsed.path not in {"", "/"}:
+        raise ValueError("the server's address must look like https://chat.example.org")
+    return f"{parsed.scheme}://{parsed.netloc.decode('ascii')}".lower()
+
+
+def _is_private(origin: str) -> bool:
+    url = httpx.URL(origin)
+    return url.scheme == "https" or url.host in LOOPBACK
+
+
+def _encode(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+
+
+async def _bounded(response: httpx.Response, max_bytes: int) -> bytes:
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise UntrustedAnswer("the server compressed an answer without being asked to")
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > max_bytes:
+            raise UntrustedAnswer("the server's answer is larger than any honest one")
+    return bytes(body)
+
+
+def _read(response: httpx.Response, body: bytes) -> Any:
+    if response.is_success:
+        return _parse_json(body)
+    if response.status_code in _GATEWAY:
+        raise Unreachable(f"a gateway answered {response.status_code} for the server", sent=True)
+    if not response.is_error:
+        raise UntrustedAnswer(f"the server answered {response.status_code}, which is no answer of this protocol")
+    raise _refusal(response, body)
+
+
+def _parse_json(body: bytes) -> Any:
+    """Read JSON; this parser bounds depth and refuses lone surrogates, NaN and text that is not UTF-8."""
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise UntrustedAnswer("the server's answer is not JSON") from error
+
+
+def _refusal(response: httpx.Response, body: bytes) -> Refused:
+    code, detail = "unknown", f"the server answered {response.status_code}"
+    try:
+        problem = parse(Problem, _parse_json(body))
+    except UntrustedAnswer:
+        pass
+    else:
+        code = problem.code if _CODE.fullmatch(problem.code) else code
+        detail = printable(problem.detail) or detail
+    return Refused(response.status_code, code, detail, _seconds(response.headers.get("Retry-After", "")))
+
+
+def _seconds(value: str) -> float | None:
+    """Read Retry-After in its form of seconds (RFC 9110, section 10.2.3)."""
+    return float(value) if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII) else None
+
+
+def printable(text: str) -> str:
+    """Return text that cannot steer a terminal or fill a screen."""
+    return "".join(character for character in text[:DETAIL_MAX_CHARS] if character.isprintable())
+
+
+def parse(model: type[T], value: object) -> T:
+    """Read an answer as a model of the wire contract; raises UntrustedAnswer if it is not one."""
+    try:
+        return TypeAdapter(model).validate_python(value)
+    except (ValidationError, OverflowError):
+        # OverflowError: a time so close to year 1 or 9999 that it has no UTC.
+        # The cause is dropped: pydantic quotes the input, and that may be a token.
+        raise UntrustedAnswer("the server's answer does not have the shape that the contract gives") from None
