@@ -168,7 +168,6 @@ class Client:
     async def login(self) -> None:
         """Log in; raises LoginRefused, WrongServer. Calls do so by themselves when there is no session."""
         await self._session.login()
-        self._directory.expire()
 
     async def logout(self) -> None:
         """End the session, here and on every node of the router."""

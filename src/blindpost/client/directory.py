@@ -26,6 +26,7 @@ class Directory:
         self._store = store
         self._names: dict[UUID, str] = {}
         self._fresh: set[UUID] = set()
+        self._logins = 0
 
     def expire(self) -> None:
         """Ask for everybody's keys again before their next use."""
@@ -67,6 +68,10 @@ class Directory:
 
         Raises KeyChanged, UnknownContact, WrongKeys, UntrustedAnswer, or what `Session.call` raises.
         """
+        if self._logins != self._session.logins:
+            # What changed between two sessions was told to neither.
+            self._logins = self._session.logins
+            self.expire()
         known = self._store.contacts.get(user_id)
         if known is None or user_id not in self._fresh:
             return await self.refresh(user_id)

@@ -97,6 +97,8 @@ class Inbox:
         answer = parse(PollAnswer, body)
         if len(answer.messages) > limit:
             raise UntrustedAnswer("the server sent more messages than were asked for")
+        # Held messages lead every page; ids that are gone are forgotten, so the router cannot make the set grow.
+        self._held.intersection_update(message.id for message in answer.messages)
         if answer.contacts_changed:
             self._directory.expire()
         return answer
@@ -105,6 +107,8 @@ class Inbox:
         """Open one message; None if the user had it before. Raises Unreachable or Refused if keys cannot be had."""
         if message.id in self._done or self._store.was_flagged(message.id):
             self._done[message.id] = None
+            return None
+        if message.id in self._held and self._is_unconfirmed(message.sender_id):
             return None
         try:
             sender, content = await self._decrypt(message)
@@ -167,6 +171,10 @@ class Inbox:
                 raise
             # The sender deleted the account, and the keys with it.
             raise CannotDecrypt from None
+
+    def _is_unconfirmed(self, sender_id: UUID) -> bool:
+        sender = self._store.contacts.get(sender_id)
+        return sender is not None and sender.offered is not None
 
     def _problem(self, message: Message, problem: ClientError) -> Received | None:
         sender = self._store.contacts.get(message.sender_id)

@@ -33,6 +33,8 @@ class Session:
         self._clock = clock
         self._token: str | None = None
         self._login_lock = asyncio.Lock()
+        self.logins = 0
+        """How many sessions there were: the router tells each of what changes while it lasts."""
 
     async def login(self) -> None:
         """Log in anew; raises LoginRefused, WrongServer, UntrustedAnswer, Unreachable or Refused."""
@@ -103,6 +105,7 @@ class Session:
             if self._identity.next_key(Role.ECDSA) is None:
                 raise
             self._token = await self._answer_challenge(self._identity.sign_with_next)
+        self.logins += 1
         if self._identity.user_id is None or any(self._identity.next_key(role) for role in Role):
             headers = _authorization(self._token)
             self._take_in(await self._repeat("GET", "/auth/me", headers=headers))

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from blindpost.client.errors import DamagedFile, KeyChanged, OutboxFull
+from blindpost.client.errors import DamagedFile, KeyChanged, OutboxFull, UntrustedAnswer
 from blindpost.client.files import read_private, write_private
 from blindpost.client.identity import Identity
 from blindpost.protocol.encoding import b64decode, b64encode
@@ -33,6 +33,8 @@ READ_MAX: Final = 512
 """Messages remembered per contact; what is older than all of them is told to the user as a possible repeat."""
 FLAGGED_MAX: Final = 1_024
 OUTBOX_MAX: Final = 256
+CONTACTS_MAX: Final = 4_096
+"""A router can invent people without end. Who is remembered is never dropped for somebody new."""
 FORMER_MAX: Final = 64
 
 
@@ -124,11 +126,15 @@ class ContactBook:
     def learn(self, keys: UserKeys) -> Contact:
         """Take in what the server says now; raises KeyChanged if only the user can accept it.
 
+        Raises UntrustedAnswer for a new person when 4,096 are remembered.
+
         An ECDH key under the same identity key was signed by its owner, so it is accepted, unless it was replaced
         before: a router could otherwise bring a stolen one back.
         """
         known = self._contacts.get(keys.user_id)
         if known is None:
+            if len(self._contacts) >= CONTACTS_MAX:
+                raise UntrustedAnswer("the server names more people than a client remembers")
             known = Contact(user_id=keys.user_id, username=keys.username, ecdsa=keys.ecdsa, ecdh=keys.ecdh)
             self._contacts[keys.user_id] = known
         elif keys.ecdsa != known.ecdsa or keys.ecdh in known.former:

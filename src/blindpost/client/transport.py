@@ -20,6 +20,7 @@ ANSWER_MAX_BYTES: Final = 1_048_576
 TIMEOUT_S: Final = 20.0
 CONNECT_TIMEOUT_S: Final = 10.0
 DETAIL_MAX_CHARS: Final = 300
+PORT_MAX: Final = 65_535
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 T = TypeVar("T")
@@ -123,7 +124,7 @@ def origin_of(url: str) -> str:
     except httpx.InvalidURL as error:
         raise ValueError("not an address of a server") from error
     bare = parsed.scheme in {"http", "https"} and parsed.host and not (parsed.userinfo or parsed.query)
-    if not bare or parsed.fragment or parsed.path not in {"", "/"}:
+    if not bare or parsed.fragment or parsed.path not in {"", "/"} or (parsed.port or 1) > PORT_MAX:
         raise ValueError("the server's address must look like https://chat.example.org")
     return f"{parsed.scheme}://{parsed.netloc.decode('ascii')}".lower()
 

@@ -16,7 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, NullPool, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -27,7 +27,8 @@ MIN_SERVER_VERSION: Final = 180_000
 DURABILITY: Final = ("fsync", "synchronous_commit", "full_page_writes")
 CONNECT_TIMEOUT_S: Final = 5
 POOL_TIMEOUT_S: Final = 5
-STATEMENT_TIMEOUT_S: Final = 15
+STATEMENT_TIMEOUT_S: Final = 7
+"""Every statement of ours is short. With what closing a silent connection takes, a frozen server is a 503 in 10 s."""
 MIGRATION_LOCK: Final = 0x626C696E64
 """An advisory lock, so that nodes that start together migrate one after the other."""
 
@@ -53,8 +54,9 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         self._url = _driver_url(url)
+        self._engine_url = self._url.replace("postgresql://", "postgresql+asyncpg://", 1)
         self.engine: AsyncEngine = create_async_engine(
-            self._url.replace("postgresql://", "postgresql+asyncpg://", 1),
+            self._engine_url,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
@@ -78,7 +80,7 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection for statements that each stand alone; raises Unavailable."""
         with _losses_as(Unavailable):
-            async with self._reading.connect() as connection:
+            async with _opened(self._reading) as connection:
                 yield connection
 
     @asynccontextmanager
@@ -89,7 +91,7 @@ class Database:
         given back only when the server has answered.
         """
         with _losses_as(Unavailable):
-            async with self.engine.connect() as connection:
+            async with _opened(self.engine) as connection:
                 transaction = await connection.begin()
                 try:
                     yield connection
@@ -140,7 +142,11 @@ class Database:
 
     async def migrate(self, revision: str = "head") -> tuple[str | None, str | None]:
         """Bring the schema to a revision; returns the revisions before and after."""
-        async with self.engine.connect() as connection:
+        # No time limit: a change of a large table takes long, and so does waiting for the node that makes it.
+        engine = create_async_engine(
+            self._engine_url, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": CONNECT_TIMEOUT_S}
+        )
+        async with engine.connect() as connection:
             return await connection.run_sync(_migrate, revision)
 
     async def revisions(self) -> tuple[str | None, str | None]:
@@ -152,6 +158,20 @@ class Database:
 def violated_constraint(error: IntegrityError) -> str | None:
     """Name the constraint that refused a statement."""
     return getattr(error.orig.__cause__ if error.orig else None, "constraint_name", None)
+
+
+@asynccontextmanager
+async def _opened(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Take a connection; raises Unavailable, whatever reason the server has to refuse one: nothing was done yet."""
+    connection = engine.connect()
+    try:
+        await connection.start()
+    except DBAPIError as error:
+        raise Unavailable from error
+    try:
+        yield connection
+    finally:
+        await asyncio.shield(connection.close())
 
 
 class _losses_as:  # noqa: N801 - reads as a statement

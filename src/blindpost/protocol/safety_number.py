@@ -1,6 +1,7 @@
 """The safety number: sixty digits that two people compare, by voice or side by side, to rule out a router's lie."""
 
 import hashlib
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -27,6 +28,7 @@ def grouped(number: str) -> str:
     return " ".join(number[start : start + GROUP_DIGITS] for start in range(0, len(number), GROUP_DIGITS))
 
 
+@lru_cache(maxsize=1_024)
 def _half(user_id: UUID, key: PublicKey) -> str:
     digest = hashlib.sha512(transcript("safety-number", user_id.bytes, key.der)).digest()
     for _ in range(ITERATIONS - 1):

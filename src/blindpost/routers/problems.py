@@ -1,5 +1,6 @@
 """Errors as RFC 9457 answers, and as OpenAPI's responses."""
 
+import re
 from collections import defaultdict
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ _BY_STATUS: Final[dict[int, type[Problem]]] = {
     405: MethodNotAllowed,
     413: TooLarge,
 }
+_FIELD: Final = re.compile(r"[a-z_]{1,32}|[0-9]{1,3}")
 ALWAYS: Final[tuple[type[Problem], ...]] = (InvalidRequest, InternalFault, Unavailable)
 
 
@@ -83,7 +85,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     errors = error.errors() if isinstance(error, RequestValidationError) else []
     if any(item["type"] == "json_invalid" for item in errors):
         return ProblemResponse(InvalidJson())
-    if any(item["type"] == "bytes_too_long" and "message" in item["loc"] for item in errors):
+    if any(item["type"] in {"bytes_too_long", "too_long"} and "message" in item["loc"] for item in errors):
         return ProblemResponse(TooLarge())
     # Where and what, never the value: it may be a key or a token, and answers are kept by proxies.
     shown = [f"{_place(item['loc'])}: {item['msg']}" for item in errors[:SHOWN_MAX]]
@@ -91,12 +93,19 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location if part != "body") or "body"
+    """Name a field or a place in a list; anything else that stands where a field should may be a secret."""
+    parts = [str(part) for part in location if part != "body"]
+    return ".".join(part if _FIELD.fullmatch(part) else "a field" for part in parts) or "body"
 
 
-async def _http(_request: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException) or error.status_code not in _BY_STATUS:
         log_fault("unexpected_http_error", error)
         return ProblemResponse(InternalFault())
     headers = dict(error.headers or {})
+    if error.status_code == MethodNotAllowed.status:
+        # The framework names the methods of one route alone, and a path can have several.
+        operations = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None))
+        if operations:
+            headers["Allow"] = ", ".join(sorted(operations)).upper()
     return ProblemResponse(_BY_STATUS[error.status_code](), headers)

@@ -47,7 +47,10 @@ def _base64_schema(max_bytes: int) -> WithJsonSchema:
 
 
 def _utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:  # within hours of the calendar's two ends
+        raise ValueError("the time is out of range") from None
 
 
 def _rfc3339(value: datetime) -> str:

@@ -1,0 +1,184 @@
+"""The SDK against a real router and real stores: the whole way of a person, a message and a key."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from blindpost.app import Running
+from blindpost.client import (
+    Client,
+    Identity,
+    KeyChanged,
+    LoginRefused,
+    Received,
+    Refused,
+    Scrypt,
+    Store,
+)
+from support import unique_name
+
+CHEAP = Scrypt(log2_n=4)
+
+
+@asynccontextmanager
+async def people(router: Running, count: int = 2) -> AsyncIterator[list[Client]]:
+    """Registered people, each the first one's accepted contact."""
+    clients = []
+    for _ in range(count):
+        identity = Identity.generate(unique_name())
+        clients.append(Client(router.origin, identity, Store.in_memory(identity)))
+        await clients[-1].register()
+    first, *others = clients
+    for other in others:
+        await first.request_contact(other.identity.username)
+        await other.accept(first.identity.username)
+    try:
+        yield clients
+    finally:
+        for client in clients:
+            await client.aclose()
+
+
+async def first(stream: AsyncIterator[Received]) -> Received:
+    return await asyncio.wait_for(anext(stream), 20)
+
+
+async def test_two_people_meet_and_write(router: Running) -> None:
+    """Search, request, accept, send, receive, acknowledge, status: all through the SDK."""
+    async with people(router) as (alice, bob):
+        [request] = await alice.contacts()
+        assert (request.username, request.user_id) == (bob.identity.username, bob.identity.user_id)
+        sent = await alice.send(bob.identity.username, "hello")
+        stream = bob.messages()
+        received = await first(stream)
+        assert (received.text, received.username, received.problem) == ("hello", alice.identity.username, None)
+        assert await alice.status([sent.id]) == {sent.id: "queued"}
+        await bob.ack(received)
+        assert await alice.status([sent.id]) == {sent.id: "delivered"}
+        assert await alice.safety_number(bob.identity.account) == await bob.safety_number(alice.identity.account)
+
+
+async def test_a_waiting_stream_gets_a_message_at_once(router: Running) -> None:
+    """The poll that waits is answered by the send."""
+    async with people(router) as (alice, bob):
+        await bob.receive_once()
+        waiting = asyncio.create_task(first(bob.messages(timeout_s=30)))
+        await asyncio.sleep(0.2)
+        await alice.send(bob.identity.account, b"\x00")
+        assert (await waiting).data == b"\x00"
+
+
+async def test_the_largest_message_passes(router: Running) -> None:
+    """The envelope fills the router's limit exactly."""
+    from blindpost.protocol.envelope import DATA_MAX_BYTES  # noqa: PLC0415 - of this test alone
+
+    async with people(router) as (alice, bob):
+        data = bytes(DATA_MAX_BYTES)
+        await alice.send(bob.identity.account, data)
+        assert [each.data for each in await bob.receive_once()] == [data]
+
+
+async def test_registering_again_finds_the_account(router: Running) -> None:
+    """The identity that lost the answer recognises its own account; another one is refused."""
+    async with people(router) as (alice, _):
+        before = alice.identity.account
+        assert await alice.register() == before
+        stranger = Identity.generate(alice.identity.username)
+        async with Client(router.origin, stranger, Store.in_memory(stranger)) as client:
+            with pytest.raises(Refused) as caught:
+                await client.register()
+        assert caught.value.code == "username_taken"
+
+
+async def test_a_rotated_ecdh_key_is_learnt(router: Running) -> None:
+    """The contact is told, and writes to the new key; post to the old one still opens."""
+    async with people(router) as (alice, bob):
+        await alice.receive_once()
+        await alice.send(bob.identity.account, "before")
+        await bob.rotate_ecdh_key()
+        await alice.receive_once()
+        await alice.send(bob.identity.account, "after")
+        assert [each.text for each in await bob.receive_once()] == ["before", "after"]
+        learnt = alice._store.contacts.get(bob.identity.account)
+        assert learnt is not None
+        assert learnt.ecdh == bob.identity.ecdh_key
+
+
+async def test_a_rotated_identity_key_needs_a_word(router: Running) -> None:
+    """Both ways: sending stops, and what arrives is held, until each user confirms."""
+    async with people(router) as (alice, bob):
+        await alice.receive_once()
+        await bob.rotate_ecdsa_key()
+        await bob.send(alice.identity.account, "it is me")
+        stream = alice.messages()
+        held = await first(stream)
+        assert isinstance(held.problem, KeyChanged)
+        with pytest.raises(KeyChanged):
+            await alice.send(bob.identity.account, "really?")
+        await alice.confirm_keys(bob.identity.account, held.problem.new_number)
+        assert (await first(stream)).text == "it is me"
+        await alice.send(bob.identity.account, "good")
+        assert [each.text for each in await bob.receive_once()] == ["good"]
+
+
+async def test_a_restart_goes_on_from_the_files(router: Running, tmp_path: Path) -> None:
+    """Identity and store are loaded, and what was read is not shown again."""
+    async with people(router) as (alice, bob):
+        path = tmp_path / "bob.identity"
+        bob.identity.save(path, "secret", kdf=CHEAP)
+        identity = Identity.load(path, "secret", floor=CHEAP)
+        async with Client(router.origin, identity, Store.open(tmp_path / "bob.store", identity)) as once:
+            await alice.send(identity.account, "one")
+            await once.ack(*await once.receive_once())
+        await alice.send(identity.account, "two")
+        identity = Identity.load(path, "secret", floor=CHEAP)
+        async with Client(router.origin, identity, Store.open(tmp_path / "bob.store", identity)) as again:
+            assert [each.text for each in await again.receive_once()] == ["two"]
+
+
+async def test_an_ended_session_is_renewed(router: Running) -> None:
+    """A token that the router no longer takes is replaced without the caller's help."""
+    async with people(router) as (alice, bob):
+        async with httpx.AsyncClient(base_url=router.origin) as http:
+            answer = await http.post("/auth/logout", headers={"Authorization": f"Bearer {alice._session._token}"})
+            assert answer.status_code == 200
+        await alice.send(bob.identity.account, "still here")
+
+
+async def test_a_deleted_account_is_gone(router: Running) -> None:
+    """It cannot log in, and its contacts cannot write to it."""
+    async with people(router) as (alice, bob):
+        gone = bob.identity.account
+        await bob.delete_account()
+        with pytest.raises(LoginRefused):
+            await bob.login()
+        with pytest.raises(Refused):
+            await alice.send(gone, "anybody?")
+
+
+async def test_many_messages_keep_their_order(router: Running) -> None:
+    """More than a page of them, each once."""
+    async with people(router) as (alice, bob):
+        for number in range(150):
+            await alice.send(bob.identity.account, str(number))
+        stream = bob.messages()
+        assert [(await first(stream)).text for _ in range(150)] == [str(number) for number in range(150)]
+
+
+async def test_many_senders_at_once(router: Running) -> None:
+    """Concurrent sends of several people all arrive, each once."""
+    async with people(router, 4) as (alice, *others):
+        await asyncio.gather(
+            *(
+                other.send(alice.identity.account, f"{index}-{n}")
+                for index, other in enumerate(others)
+                for n in range(20)
+            )
+        )
+        stream = alice.messages()
+        texts = {(await first(stream)).text for _ in range(60)}
+        assert texts == {f"{index}-{n}" for index in range(3) for n in range(20)}

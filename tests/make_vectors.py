@@ -1,0 +1,299 @@
+"""Writes spec/vectors/*.json from fixed keys: python tests/make_vectors.py. A test holds the files to this code.
+
+The keys are published here, and protect nothing. Signatures are deterministic (RFC 6979), so that a run changes
+no byte; any valid signature would do as well.
+"""
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from blindpost.protocol import envelope, transcripts
+from blindpost.protocol.challenge import Challenge
+from blindpost.protocol.encoding import b64encode
+from blindpost.protocol.envelope import Content, Kind, Parties
+from blindpost.protocol.keys import SPKI_HEADER, PublicKey
+from blindpost.protocol.padding import bucket_for, pad
+from blindpost.protocol.safety_number import safety_number
+
+VECTORS: Final = Path(__file__).parent.parent / "spec" / "vectors"
+ORDER: Final = int(
+    "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", base=16
+)
+RFC6979: Final = ec.ECDSA(hashes.SHA384(), deterministic_signing=True)
+
+SCALARS: Final = {
+    "alice_ecdsa": 0xA11CE01,
+    "alice_ecdh": 0xA11CE02,
+    "alice_next_ecdsa": 0xA11CE03,
+    "bob_ecdsa": 0xB0B01,
+    "bob_ecdh": 0xB0B02,
+    "mallory_ecdsa": 0x3A110,
+    "one_time": 0x0E0E,
+}
+PRIVATE: Final = {name: ec.derive_private_key(scalar, ec.SECP384R1()) for name, scalar in SCALARS.items()}
+PUBLIC: Final = {name: PublicKey.of(key.public_key()) for name, key in PRIVATE.items()}
+ALICE: Final = UUID("0190a1b2-0000-7000-8000-00000000a11c")
+BOB: Final = UUID("0190a1b2-0000-7000-8000-000000000b0b")
+CAROL: Final = UUID("0190a1b2-0000-7000-8000-0000000ca401")
+TO_BOB: Final = Parties(ALICE, PUBLIC["alice_ecdsa"], BOB, PUBLIC["bob_ecdh"])
+HELLO: Final = Content(UUID("11111111-2222-4333-8444-555555555555"), 1_767_225_600_123, Kind.TEXT, "héllo".encode())
+
+Vector = dict[str, Any]
+
+
+def sign(name: str, data: bytes) -> bytes:
+    return PRIVATE[name].sign(data, RFC6979)
+
+
+def build() -> dict[str, Any]:
+    """Return what each file holds."""
+    return {
+        "keys": list(keys()),
+        "signatures": list(signatures()),
+        "transcripts": list(signed()),
+        "challenges": list(challenges()),
+        "padding": list(paddings()),
+        "safety_numbers": list(numbers()),
+        "envelopes": {
+            "sender_id": str(ALICE),
+            "sender_ecdsa": PUBLIC["alice_ecdsa"].pem,
+            "recipient_id": str(BOB),
+            "recipient_ecdh": PUBLIC["bob_ecdh"].pem,
+            "recipient_ecdh_scalar": f"{SCALARS['bob_ecdh']:096x}",
+            "vectors": list(envelopes()),
+        },
+    }
+
+
+def armour(der: bytes, label: str = "PUBLIC KEY") -> str:
+    return f"-----BEGIN {label}-----\n{b64encode(der)}\n-----END {label}-----\n"
+
+
+def with_point(point: bytes) -> str:
+    bits = b"\x03" + bytes((len(point) + 1, 0)) + point
+    algorithm = SPKI_HEADER[2:20]
+    return armour(b"\x30" + bytes((len(algorithm) + len(bits),)) + algorithm + bits)
+
+
+def keys() -> Iterator[Vector]:
+    """PEM in; canonical DER, or invalid_key."""
+    key = PUBLIC["alice_ecdsa"]
+    point = key.der[len(SPKI_HEADER) :]
+    for name, pem in {
+        "canonical": key.pem,
+        "no line end at the end": key.pem.rstrip("\n"),
+        "CRLF": key.pem.replace("\n", "\r\n"),
+        "one long line": armour(key.der),
+    }.items():
+        yield {"name": name, "pem": pem, "result": "ok", "der": b64encode(key.der)}
+    for name, pem in {
+        "compressed point": with_point(bytes((2 + (point[-1] & 1),)) + point[1:49]),
+        "hybrid point": with_point(bytes((6 + (point[-1] & 1),)) + point[1:]),
+        "point at infinity": with_point(b"\x00"),
+        "all-zero point": armour(SPKI_HEADER + b"\x04" + bytes(96)),
+        "point off the curve": armour(key.der[:-1] + bytes((key.der[-1] ^ 1,))),
+        "text before": "x\n" + key.pem,
+        "text after": key.pem + "x\n",
+        "two blocks": key.pem * 2,
+        "PEM header": key.pem.replace("KEY-----\n", "KEY-----\nComment: x\n\n", 1),
+        "another label": armour(key.der, "EC PUBLIC KEY"),
+        "trailing DER": armour(key.der + b"\x00"),
+        "another curve": armour(p256()),
+        "over 1,024 characters": key.pem + "\n" * 1_024,
+    }.items():
+        yield {"name": name, "pem": pem, "result": "invalid_key"}
+
+
+def p256() -> bytes:
+    numbers = ec.derive_private_key(7, ec.SECP256R1()).public_key().public_numbers()
+    head = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
+    return head + b"\x04" + numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
+
+
+def signatures() -> Iterator[Vector]:
+    """Key, data and signature in; ok or invalid_signature."""
+    data = b"data to be signed"
+    good = sign("alice_ecdsa", data)
+    r, s = decode_dss_signature(good)
+    yield from _signature(data, "ok", {"canonical": good, "its twin (r, n - s)": encode_dss_signature(r, ORDER - s)})
+    bad = {
+        "BER long form": b"\x30\x81" + good[1:],
+        "trailing byte": good + b"\x00",
+        "r with a leading zero": b"\x30" + bytes((good[1] + 1,)) + b"\x02" + bytes((good[3] + 1, 0)) + good[4:],
+        "negative r": b"\x30\x06\x02\x01\x80\x02\x01\x01",
+        "r is zero": encode_dss_signature(0, s),
+        "s plus the order": encode_dss_signature(r, s + ORDER),
+        "raw r and s": r.to_bytes(48, "big") + s.to_bytes(48, "big"),
+        "another key's": sign("mallory_ecdsa", data),
+        "over other data": sign("alice_ecdsa", b"other data"),
+        "empty": b"",
+    }
+    yield from _signature(data, "invalid_signature", bad)
+
+
+def _signature(data: bytes, result: str, named: dict[str, bytes]) -> Iterator[Vector]:
+    for name, signature in named.items():
+        yield {
+            "name": name,
+            "key": PUBLIC["alice_ecdsa"].pem,
+            "data": b64encode(data),
+            "signature": b64encode(signature),
+            "result": result,
+        }
+
+
+def signed() -> Iterator[Vector]:
+    """Every transcript, with a signature over it by the key named."""
+    alice, ecdh, following = PUBLIC["alice_ecdsa"], PUBLIC["alice_ecdh"], PUBLIC["alice_next_ecdsa"]
+    rotation = transcripts.rotate_ecdsa(ALICE, alice, following)
+    yield _signed("register", "alice_ecdsa", transcripts.register("alice", alice, ecdh))
+    yield _signed("rotate-ecdsa", "alice_ecdsa", rotation)
+    yield _signed("rotate-ecdsa, new key", "alice_next_ecdsa", rotation)
+    yield _signed("delete-account", "alice_ecdsa", transcripts.delete_account(ALICE))
+    message = transcripts.message(ALICE, BOB, alice, PUBLIC["bob_ecdh"], PUBLIC["one_time"], HELLO.encode())
+    yield _signed("message", "alice_ecdsa", message)
+
+
+def _signed(name: str, signer: str, transcript: bytes) -> Vector:
+    return {
+        "name": name,
+        "transcript": b64encode(transcript),
+        "key": PUBLIC[signer].pem,
+        "signature": b64encode(sign(signer, transcript)),
+    }
+
+
+def challenges() -> Iterator[Vector]:
+    """Text in; its fields, or invalid_challenge."""
+    nonce = base64.urlsafe_b64encode(bytes(range(32))).decode().rstrip("=")
+    fields = {"origin": "https://chat.example.org", "username": "alice", "nonce": nonce, "expiry": 1_767_225_600}
+    good = str(Challenge("https://chat.example.org", "alice", nonce, 1_767_225_600))
+    yield {"name": "canonical", "text": good, "result": "ok", **fields}
+    for name, text in {
+        "another version": good.replace("/v1/", "/v2/"),
+        "another purpose": good.replace("login", "register"),
+        "a field too many": good + "|",
+        "a field too few": good.rsplit("|", 1)[0],
+        "leading zero in the expiry": good.replace("|1767225600", "|01767225600"),
+        "sign in the expiry": good.replace("|1767225600", "|+1767225600"),
+        "nonce of 31 bytes": good.replace(nonce, nonce[:-1]),
+        "nonce with unused bits set": good.replace(nonce, nonce[:-1] + "9"),
+        "nonce in the other alphabet": good.replace(nonce, "+" + nonce[1:]),
+        "line end": good + "\n",
+        "over 512 characters": good.replace("alice", "a" * 512),
+    }.items():
+        yield {"name": name, "text": text, "result": "invalid_challenge"}
+
+
+def paddings() -> Iterator[Vector]:
+    """Padded bytes in hexadecimal; the data, or invalid_padding."""
+    for name, data, size in (("empty", b"", 4), ("ends in zeros", b"a\x00", 6), ("ends in a mark", b"\x80", 3)):
+        yield {"name": name, "padded": pad(data, size).hex(), "result": "ok", "data": data.hex()}
+    for name, padded in {
+        "no bytes": b"",
+        "zeros alone": bytes(4),
+        "no mark": b"abc\x00",
+        "after the mark": b"\x80\x01",
+    }.items():
+        yield {"name": name, "padded": padded.hex(), "result": "invalid_padding"}
+
+
+def numbers() -> Iterator[Vector]:
+    """Two people in; sixty digits."""
+    one, other = (ALICE, PUBLIC["alice_ecdsa"]), (BOB, PUBLIC["bob_ecdsa"])
+    for name, mine, theirs in (("alice and bob", one, other), ("bob and alice", other, one)):
+        yield {
+            "name": name,
+            "mine": {"user_id": str(mine[0]), "ecdsa": mine[1].pem},
+            "theirs": {"user_id": str(theirs[0]), "ecdsa": theirs[1].pem},
+            "number": safety_number(mine, theirs),
+        }
+
+
+def envelopes() -> Iterator[Vector]:
+    """Envelopes from Alice to Bob; their content, or cannot_decrypt, which is all that an implementation tells."""
+    binary = replace(HELLO, kind=Kind.BYTES, data=bytes(300))
+    for name, content in {"text": HELLO, "bytes, next bucket": binary, "empty": replace(HELLO, data=b"")}.items():
+        yield {
+            "name": name,
+            "envelope": b64encode(seal(content.encode())),
+            "result": "ok",
+            "client_message_id": str(content.client_message_id),
+            "sent_at_ms": content.sent_at_ms,
+            "kind": content.kind.value,
+            "data": b64encode(content.data),
+        }
+    for name, sealed in broken().items():
+        yield {"name": name, "envelope": b64encode(sealed), "result": "cannot_decrypt"}
+
+
+def broken() -> dict[str, bytes]:
+    """Each is right but for what its name says."""
+    encoded, good = HELLO.encode(), seal(HELLO.encode())
+    carol = replace(TO_BOB, recipient_id=CAROL)
+    return {
+        "version 2": b"\x02" + good[1:],
+        "version 2, sealed as such": seal(encoded, version=b"\x02"),
+        "no bucket": good + b"\x00",
+        "cut": good[:-1],
+        "next bucket with zeros": good + bytes(len(good)),
+        "one-time key off the curve": good[:97] + bytes((good[97] ^ 1,)) + good[98:],
+        "one-time key compressed": good[:1] + b"\x02" + good[2:],
+        "ciphertext altered": good[:200] + bytes((good[200] ^ 1,)) + good[201:],
+        "tag altered": good[:-1] + bytes((good[-1] ^ 1,)),
+        "signed by another": seal(encoded, signer="mallory_ecdsa"),
+        "signed for another recipient": seal(encoded, signed_for=carol),
+        "sealed for another recipient": seal(encoded, sealed_for=carol),
+        "sealed in another sender's name": seal(encoded, sealed_for=replace(TO_BOB, sender_id=CAROL)),
+        "signature with a BER length": seal(encoded, spell=lambda each: b"\x30\x81" + each[1:]),
+        "no signature": seal(encoded, spell=lambda _: b""),
+        "no padding mark": seal(encoded, mark=False),
+        "empty plaintext": seal(b"", plaintext=b""),
+        "content too short": seal(encoded[:24]),
+        "unknown kind": seal(encoded[:24] + b"\x03" + encoded[25:]),
+        "text that is not UTF-8": seal(encoded[:25] + b"\xff"),
+        "time after the year 9999": seal(encoded[:16] + b"\xff" * 8 + encoded[24:]),
+    }
+
+
+def seal(
+    encoded: bytes,
+    *,
+    signer: str = "alice_ecdsa",
+    signed_for: Parties = TO_BOB,
+    sealed_for: Parties = TO_BOB,
+    version: bytes = envelope.VERSION,
+    spell: Any = bytes,
+    mark: bool = True,
+    plaintext: bytes | None = None,
+) -> bytes:
+    """Seal as the protocol does, but for what a vector wants to be wrong. The one-time key is always the same."""
+    one_time = PUBLIC["one_time"]
+    signature = spell(sign(signer, envelope._signed(signed_for, one_time, encoded)))
+    if plaintext is None:
+        plaintext = bytes((len(signature),)) + signature + encoded
+    data_length = max(len(encoded) - envelope.CONTENT_HEAD_BYTES, 0)
+    room = bucket_for(envelope.OVERHEAD_BYTES + data_length) - envelope.HEADER_BYTES - envelope.TAG_BYTES
+    padded = pad(plaintext, room) if mark else plaintext.ljust(room, b"\x00")
+    header = version + one_time.der[len(SPKI_HEADER) :]
+    key, nonce = envelope._key_and_nonce(PRIVATE["one_time"], sealed_for.recipient_key, sealed_for, one_time)
+    return header + AESGCM(key).encrypt(nonce, padded, header)
+
+
+def text_of(content: object) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    for file_name, file_content in build().items():
+        (VECTORS / f"{file_name}.json").write_text(text_of(file_content), encoding="utf-8")

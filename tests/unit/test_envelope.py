@@ -1,0 +1,183 @@
+"""An envelope opens for its recipient, as its sender's, unaltered: or not at all."""
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blindpost.protocol.envelope import (
+    DATA_MAX_BYTES,
+    OVERHEAD_BYTES,
+    SENT_AT_MAX_MS,
+    Content,
+    Kind,
+    Parties,
+    open_envelope,
+    seal,
+)
+from blindpost.protocol.keys import ECDSA_SHA384, PublicKey
+from blindpost.protocol.limits import MESSAGE_MAX_BYTES
+from blindpost.protocol.padding import BUCKETS
+
+ALICE, BOB, MALLORY = (ec.derive_private_key(n, ec.SECP384R1()) for n in (11, 12, 13))
+BOB_ECDH, MALLORY_ECDH = (ec.derive_private_key(n, ec.SECP384R1()) for n in (21, 22))
+
+
+def public(key: ec.EllipticCurvePrivateKey) -> PublicKey:
+    return PublicKey.of(key.public_key())
+
+
+def sign_as_alice(data: bytes) -> bytes:
+    return ALICE.sign(data, ECDSA_SHA384)
+
+
+TO_BOB = Parties(UUID(int=1), public(ALICE), UUID(int=2), public(BOB_ECDH))
+HELLO = Content(UUID(int=7), 1_700_000_000_000, Kind.TEXT, b"hello")
+SEALED = seal(HELLO, TO_BOB, sign_as_alice)
+
+contents = st.builds(
+    Content, st.uuids(), st.integers(0, SENT_AT_MAX_MS), st.just(Kind.BYTES), st.binary(max_size=2_000)
+)
+
+
+@settings(deadline=None)
+@given(contents)
+def test_round_trip(content: Content) -> None:
+    """What goes in comes out, and the size is one of the buckets."""
+    sealed = seal(content, TO_BOB, sign_as_alice)
+    assert len(sealed) in BUCKETS
+    assert open_envelope(sealed, TO_BOB, BOB_ECDH) == content
+
+
+def test_no_byte_can_be_changed() -> None:
+    """Each single flipped bit of the smallest envelope makes it unreadable."""
+    for index in range(len(SEALED)):
+        altered = bytearray(SEALED)
+        altered[index] ^= 1 << (index % 8)
+        with pytest.raises(ValueError, match=r"^the envelope cannot be decrypted$"):
+            open_envelope(bytes(altered), TO_BOB, BOB_ECDH)
+
+
+@given(st.binary(max_size=1_100))
+def test_no_bytes_fail_otherwise(garbage: bytes) -> None:
+    """Every failure is the same ValueError, and tells nothing of its cause."""
+    with pytest.raises(ValueError, match=r"^the envelope cannot be decrypted$") as caught:
+        open_envelope(garbage, TO_BOB, BOB_ECDH)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("size", [0, 1, 98, 511, 513, 1024, 65_536, 65_537, 131_072])
+def test_other_lengths_are_refused(size: int) -> None:
+    """Cut or lengthened, to another bucket too."""
+    with pytest.raises(ValueError, match="cannot be decrypted"):
+        open_envelope((SEALED + bytes(size))[:size], TO_BOB, BOB_ECDH)
+
+
+@pytest.mark.parametrize(
+    "parties",
+    [
+        replace(TO_BOB, sender_id=UUID(int=3)),
+        replace(TO_BOB, recipient_id=UUID(int=3)),
+        replace(TO_BOB, sender_key=public(MALLORY)),
+        replace(TO_BOB, recipient_key=public(MALLORY_ECDH)),
+        Parties(TO_BOB.recipient_id, TO_BOB.sender_key, TO_BOB.sender_id, TO_BOB.recipient_key),
+    ],
+)
+def test_both_sides_must_agree_on_everybody(parties: Parties) -> None:
+    """Another sender, recipient or key, told by a router, does not open the envelope."""
+    with pytest.raises(ValueError, match="cannot be decrypted"):
+        open_envelope(SEALED, parties, BOB_ECDH)
+
+
+def test_nobody_else_can_open_it() -> None:
+    """Another private key fails, its own identity assumed or not."""
+    for parties in (TO_BOB, replace(TO_BOB, recipient_key=public(MALLORY_ECDH))):
+        with pytest.raises(ValueError, match="cannot be decrypted"):
+            open_envelope(SEALED, parties, MALLORY_ECDH)
+
+
+def test_nobody_can_sign_for_another() -> None:
+    """Mallory encrypts well but signs with her own key: refused."""
+    forged = seal(HELLO, TO_BOB, lambda data: MALLORY.sign(data, ECDSA_SHA384))
+    with pytest.raises(ValueError, match="cannot be decrypted"):
+        open_envelope(forged, TO_BOB, BOB_ECDH)
+
+
+def test_a_recipient_cannot_seal_it_again_to_another() -> None:
+    """Mallory got a message from Alice and forwards content and signature to Bob: the signature names Mallory."""
+    kept: list[bytes] = []
+
+    def sign_and_leak(data: bytes) -> bytes:
+        kept.append(sign_as_alice(data))
+        return kept[-1]
+
+    seal(HELLO, replace(TO_BOB, recipient_id=UUID(int=3), recipient_key=public(MALLORY_ECDH)), sign_and_leak)
+    forwarded = seal(HELLO, TO_BOB, lambda _: kept[-1])
+    with pytest.raises(ValueError, match="cannot be decrypted"):
+        open_envelope(forwarded, TO_BOB, BOB_ECDH)
+
+
+def test_a_signature_does_not_fit_a_second_envelope() -> None:
+    """The one-time key is signed too: the same message to the same person cannot be wrapped anew."""
+    kept: list[bytes] = []
+
+    def sign_and_leak(data: bytes) -> bytes:
+        kept.append(sign_as_alice(data))
+        return kept[-1]
+
+    seal(HELLO, TO_BOB, sign_and_leak)
+    again = seal(HELLO, TO_BOB, lambda _: kept[-1])
+    with pytest.raises(ValueError, match="cannot be decrypted"):
+        open_envelope(again, TO_BOB, BOB_ECDH)
+
+
+@pytest.mark.parametrize("length", [0, 1, 512 - OVERHEAD_BYTES, 513 - OVERHEAD_BYTES, DATA_MAX_BYTES])
+def test_the_size_depends_on_the_length_alone(length: int) -> None:
+    """Signatures vary in length by chance; the bucket does not."""
+    content = replace(HELLO, data=b"x" * length)
+    sizes = {len(seal(content, TO_BOB, sign_as_alice)) for _ in range(5)}
+    assert len(sizes) == 1
+    assert open_envelope(seal(content, TO_BOB, sign_as_alice), TO_BOB, BOB_ECDH) == content
+
+
+def test_the_largest_message_fills_the_limit() -> None:
+    """One byte more is refused before anything is encrypted."""
+    assert len(seal(replace(HELLO, data=bytes(DATA_MAX_BYTES)), TO_BOB, sign_as_alice)) == MESSAGE_MAX_BYTES
+    with pytest.raises(ValueError, match="at most"):
+        seal(replace(HELLO, data=bytes(DATA_MAX_BYTES + 1)), TO_BOB, sign_as_alice)
+
+
+def test_two_envelopes_share_nothing() -> None:
+    """One message sealed twice has two one-time keys."""
+    assert SEALED[1:98] != seal(HELLO, TO_BOB, sign_as_alice)[1:98]
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"",
+        HELLO.encode()[:24],
+        HELLO.encode()[:16] + b"\xff" * 8 + HELLO.encode()[24:],
+        HELLO.encode()[:24] + b"\x00hello",
+        HELLO.encode()[:24] + b"\x03hello",
+        HELLO.encode()[:24] + b"\x01\xff",
+        HELLO.encode()[:24] + b"\x01\xed\xa0\x80",
+    ],
+)
+def test_refuses_content_that_no_sender_writes(encoded: bytes) -> None:
+    """A time beyond the calendar, an unknown kind, text that is not UTF-8: a hostile contact crashes nobody."""
+    with pytest.raises(ValueError, match=r"\w"):
+        Content.decode(encoded)
+
+
+@given(st.binary(max_size=100))
+def test_content_has_one_form(encoded: bytes) -> None:
+    """What is read is what would be written."""
+    try:
+        content = Content.decode(encoded)
+    except ValueError:
+        return
+    assert content.encode() == encoded

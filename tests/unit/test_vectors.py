@@ -1,0 +1,108 @@
+"""The published vectors hold, and are what the code writes today."""
+
+import base64
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+import make_vectors
+from blindpost.protocol.challenge import Challenge
+from blindpost.protocol.envelope import Parties, open_envelope
+from blindpost.protocol.keys import PublicKey
+from blindpost.protocol.padding import unpad
+from blindpost.protocol.safety_number import safety_number
+
+
+def load(name: str) -> Any:
+    return json.loads((make_vectors.VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def by_name(name: str) -> pytest.MarkDecorator:
+    content = load(name)
+    vectors = content["vectors"] if isinstance(content, dict) else content
+    return pytest.mark.parametrize("vector", vectors, ids=[each["name"] for each in vectors])
+
+
+def test_the_files_are_what_the_code_writes() -> None:
+    """A change of the protocol shows in the vectors, or is none."""
+    for name, content in make_vectors.build().items():
+        assert (make_vectors.VECTORS / f"{name}.json").read_text(encoding="utf-8") == make_vectors.text_of(content)
+
+
+@by_name("keys")
+def test_keys(vector: dict[str, str]) -> None:
+    """Each PEM is read to its DER, or refused."""
+    if vector["result"] == "ok":
+        assert PublicKey.from_pem(vector["pem"]).der == base64.b64decode(vector["der"])
+        return
+    with pytest.raises(ValueError, match=r"\w"):
+        PublicKey.from_pem(vector["pem"])
+
+
+@by_name("signatures")
+def test_signatures(vector: dict[str, str]) -> None:
+    """Each signature verifies, or does not."""
+    signature, data = base64.b64decode(vector["signature"]), base64.b64decode(vector["data"])
+    assert PublicKey.from_pem(vector["key"]).verifies(signature, data) == (vector["result"] == "ok")
+
+
+@by_name("transcripts")
+def test_transcripts(vector: dict[str, str]) -> None:
+    """Each transcript is signed by its key."""
+    signature, transcript = base64.b64decode(vector["signature"]), base64.b64decode(vector["transcript"])
+    assert PublicKey.from_pem(vector["key"]).verifies(signature, transcript)
+
+
+@by_name("challenges")
+def test_challenges(vector: dict[str, Any]) -> None:
+    """Each text is read to its fields, or refused."""
+    if vector["result"] == "ok":
+        expected = Challenge(vector["origin"], vector["username"], vector["nonce"], vector["expiry"])
+        assert Challenge.parse(vector["text"]) == expected
+        return
+    with pytest.raises(ValueError, match="challenge"):
+        Challenge.parse(vector["text"])
+
+
+@by_name("padding")
+def test_padding(vector: dict[str, str]) -> None:
+    """Each padding comes off, or is refused."""
+    if vector["result"] == "ok":
+        assert unpad(bytes.fromhex(vector["padded"])).hex() == vector["data"]
+        return
+    with pytest.raises(ValueError, match="mark"):
+        unpad(bytes.fromhex(vector["padded"]))
+
+
+@by_name("safety_numbers")
+def test_safety_numbers(vector: dict[str, Any]) -> None:
+    """Each pair of people has its number."""
+    mine, theirs = (
+        (UUID(vector[side]["user_id"]), PublicKey.from_pem(vector[side]["ecdsa"])) for side in ("mine", "theirs")
+    )
+    assert safety_number(mine, theirs) == vector["number"]
+
+
+@by_name("envelopes")
+def test_envelopes(vector: dict[str, Any]) -> None:
+    """Each envelope opens to its content, or fails in the one way there is."""
+    setting = load("envelopes")
+    parties = Parties(
+        UUID(setting["sender_id"]),
+        PublicKey.from_pem(setting["sender_ecdsa"]),
+        UUID(setting["recipient_id"]),
+        PublicKey.from_pem(setting["recipient_ecdh"]),
+    )
+    private = ec.derive_private_key(int(setting["recipient_ecdh_scalar"], 16), ec.SECP384R1())
+    sealed = base64.b64decode(vector["envelope"])
+    if vector["result"] != "ok":
+        with pytest.raises(ValueError, match=r"^the envelope cannot be decrypted$"):
+            open_envelope(sealed, parties, private)
+        return
+    content = open_envelope(sealed, parties, private)
+    assert str(content.client_message_id) == vector["client_message_id"]
+    assert (content.sent_at_ms, content.kind) == (vector["sent_at_ms"], vector["kind"])
+    assert content.data == base64.b64decode(vector["data"])
