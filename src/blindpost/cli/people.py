@@ -19,6 +19,7 @@ from blindpost.client import (
     Identity,
     KeyChanged,
     Received,
+    Refused,
     Store,
     grouped,
 )
@@ -105,10 +106,16 @@ def register(
     """
     with errors_as_sentences():
         path = identity or _directory() / f"{name}{SUFFIX}"
+        is_new = not path.exists()
         try:
             run(_register(server, _own_or_new(name, path), path))
         except ValueError as error:
             fail(str(error))
+        except Refused:
+            # Surely not registered: keys that are nobody's must not stand in the way of another try.
+            if is_new:
+                path.unlink(missing_ok=True)
+            raise
         out.print(Text.assemble("You are ", (name, "bold green"), f" at {server}; your keys are in {path}."))
         out.print(f"Next: blindpost contacts add NAME{_option(identity)}", markup=False)
 
@@ -123,6 +130,8 @@ def _own_or_new(name: str, path: Path) -> Identity:
         me = Identity.load(path, _passphrase(path))
         if me.user_id is not None:
             fail(f"{path} is registered already, as {me.username}", "use it, or give another file with --identity")
+        if me.username != name:
+            fail(f"{path} was made for {me.username}", "register that name, or give another file with --identity")
         return me
     me = Identity.generate(name)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
