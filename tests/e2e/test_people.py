@@ -12,7 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from blindpost.app import Running
-from blindpost.cli import app
+from blindpost.cli import program
 from support import unique_name
 
 PROGRAM = (sys.executable, "-c", "from blindpost.cli import main; main()")
@@ -97,7 +97,9 @@ def test_an_error_is_a_sentence_with_a_hint_and_no_traceback(blindpost: Run, tmp
         assert "Traceback" not in result.stderr
 
 
-def test_registering_a_taken_name_says_so_and_another_name_can_be_tried(blindpost: Run, router: Running, tmp_path: Path) -> None:
+def test_registering_a_taken_name_says_so_and_another_name_can_be_tried(
+    blindpost: Run, router: Running, tmp_path: Path
+) -> None:
     name = unique_name()
     good(blindpost("register", name, "--server", router.origin, "-i", str(tmp_path / "one.identity")))
     two = str(tmp_path / "two.identity")
@@ -129,7 +131,7 @@ def _processes_that_name(text: str) -> list[str]:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    runner = CliRunner()
+    runner, app = CliRunner(), program()
 
     def check(command: object, path: list[str]) -> None:
         subcommands = getattr(command, "commands", None)

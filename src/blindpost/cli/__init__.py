@@ -1,24 +1,16 @@
 """The command line."""
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from blindpost import __version__
-from blindpost.cli import operator, people
-from blindpost.cli.bench import bench
-from blindpost.cli.demo import demo
+from blindpost.cli import people
 
-app = typer.Typer(
-    name="blindpost",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,  # a traceback must not show the values of locals: they hold keys
-    rich_markup_mode="rich",
-    help="A post office that cannot read the post: a router for end-to-end encrypted messages, and a client for it.",
-    epilog="Begin with: blindpost demo",
-)
+PANEL_ROUTER = "The router"
+PANEL_YOU = "You"
 
 
 def _version(*, value: bool) -> None:
@@ -27,22 +19,40 @@ def _version(*, value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version")
     ] = False,
 ) -> None:
-    """Options of the program itself."""
+    """A post office that cannot read the post: a router for end-to-end encrypted messages, and a client for it."""
 
 
-for router_command in (demo, operator.serve, operator.migrate, operator.doctor, bench):
-    app.command(rich_help_panel="The router")(router_command)
-for your_command in (people.register, people.send, people.receive):
-    app.command(rich_help_panel="You")(your_command)
-app.add_typer(people.contacts, name="contacts", rich_help_panel="You")
+def program(first: str | None = None) -> typer.Typer:
+    """Make the program; `first` is the command that will be run, if it is known.
+
+    The router's half takes a second to import, and somebody who sends a message needs none of it.
+    """
+    app = typer.Typer(
+        name="blindpost",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,  # a traceback must not show the values of locals: they hold keys
+        rich_markup_mode="rich",
+        epilog="Begin with: blindpost demo",
+    )
+    app.callback()(_options)
+    mine: dict[str, Callable[..., None]] = {"register": people.register, "send": people.send, "receive": people.receive}
+    if first not in {*mine, "contacts"}:
+        from blindpost.cli import bench, demo, operator  # noqa: PLC0415 - see above
+
+        for command in (demo.demo, operator.serve, operator.migrate, operator.doctor, bench.bench):
+            app.command(rich_help_panel=PANEL_ROUTER)(command)
+    for name, each in mine.items():
+        app.command(name, rich_help_panel=PANEL_YOU)(each)
+    app.add_typer(people.contacts, name="contacts", rich_help_panel=PANEL_YOU)
+    return app
 
 
 def main() -> None:
     """Run the program."""
-    sys.exit(app())
+    sys.exit(program(sys.argv[1] if len(sys.argv) > 1 else None)())

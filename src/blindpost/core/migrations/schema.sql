@@ -1,0 +1,100 @@
+CREATE TABLE public.alembic_version (
+    version_num character varying(32) NOT NULL
+);
+CREATE TABLE public.contact_requests (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    sender_id uuid NOT NULL,
+    receiver_id uuid NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT contact_requests_not_self_check CHECK ((sender_id <> receiver_id)),
+    CONSTRAINT contact_requests_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'accepted'::text, 'rejected'::text])))
+);
+CREATE TABLE public.messages (
+    id uuid DEFAULT uuidv7() NOT NULL,
+    sender_id uuid NOT NULL,
+    recipient_id uuid,
+    message bytea,
+    client_message_id uuid,
+    "timestamp" timestamp with time zone DEFAULT now() NOT NULL,
+    is_delivered boolean DEFAULT false NOT NULL,
+    receipt_due boolean DEFAULT false NOT NULL,
+    CONSTRAINT messages_erased_check CHECK (
+CASE
+    WHEN is_delivered THEN ((message IS NULL) AND (recipient_id IS NULL))
+    ELSE ((message IS NOT NULL) AND (recipient_id IS NOT NULL) AND (NOT receipt_due))
+END),
+    CONSTRAINT messages_size_check CHECK (((octet_length(message) >= 1) AND (octet_length(message) <= 65536)))
+);
+ALTER TABLE ONLY public.messages ALTER COLUMN message SET STORAGE EXTERNAL;
+CREATE TABLE public.names (
+    name_key text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT names_shape_check CHECK ((name_key ~ '^[a-z0-9_]{3,50}$'::text))
+);
+CREATE TABLE public.secrets (
+    name text NOT NULL,
+    value bytea NOT NULL
+);
+CREATE TABLE public.sessions (
+    id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    contacts_seen bigint NOT NULL
+);
+CREATE TABLE public.token_keys (
+    id text NOT NULL,
+    public_key bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.users (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    name text NOT NULL,
+    name_key text NOT NULL COLLATE pg_catalog."C",
+    ecdsa_public_key bytea NOT NULL,
+    ecdh_public_key bytea NOT NULL,
+    ecdh_signature bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    contacts_version bigint DEFAULT 0 NOT NULL,
+    contacts_told bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT users_key_length_check CHECK (((octet_length(ecdsa_public_key) = 120) AND (octet_length(ecdh_public_key) = 120))),
+    CONSTRAINT users_keys_differ_check CHECK ((ecdsa_public_key <> ecdh_public_key)),
+    CONSTRAINT users_name_key_check CHECK ((name_key = lower(name)))
+);
+ALTER TABLE ONLY public.alembic_version
+    ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+ALTER TABLE ONLY public.contact_requests
+    ADD CONSTRAINT contact_requests_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.messages
+    ADD CONSTRAINT messages_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.names
+    ADD CONSTRAINT names_pkey PRIMARY KEY (name_key);
+ALTER TABLE ONLY public.secrets
+    ADD CONSTRAINT secrets_pkey PRIMARY KEY (name);
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.token_keys
+    ADD CONSTRAINT token_keys_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_name_key_key UNIQUE (name_key);
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (id);
+CREATE UNIQUE INDEX contact_requests_pair_key ON public.contact_requests USING btree (LEAST(sender_id, receiver_id), GREATEST(sender_id, receiver_id));
+CREATE INDEX contact_requests_receiver_id_idx ON public.contact_requests USING btree (receiver_id);
+CREATE INDEX contact_requests_sender_id_idx ON public.contact_requests USING btree (sender_id);
+CREATE INDEX messages_inbox_idx ON public.messages USING btree (recipient_id, id) WHERE (recipient_id IS NOT NULL);
+CREATE INDEX messages_receipt_idx ON public.messages USING btree (sender_id) WHERE receipt_due;
+CREATE UNIQUE INDEX messages_sender_client_key ON public.messages USING btree (sender_id, client_message_id);
+CREATE INDEX sessions_user_id_idx ON public.sessions USING btree (user_id);
+ALTER TABLE ONLY public.contact_requests
+    ADD CONSTRAINT contact_requests_receiver_id_fkey FOREIGN KEY (receiver_id) REFERENCES public.users(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.contact_requests
+    ADD CONSTRAINT contact_requests_sender_id_fkey FOREIGN KEY (sender_id) REFERENCES public.users(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.messages
+    ADD CONSTRAINT messages_recipient_id_fkey FOREIGN KEY (recipient_id) REFERENCES public.users(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.messages
+    ADD CONSTRAINT messages_sender_id_fkey FOREIGN KEY (sender_id) REFERENCES public.users(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_name_key_fkey FOREIGN KEY (name_key) REFERENCES public.names(name_key);
