@@ -16,6 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -63,7 +64,6 @@ class Database:
             pool_pre_ping=False,
             # Parameters are names, keys and ciphertext: no error may show them.
             hide_parameters=True,
-            connect_args={"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S},
         )
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -102,7 +102,7 @@ class Database:
                     await asyncio.shield(transaction.commit())
 
     async def connect_raw(self) -> "asyncpg.Connection[Any]":
-        """A connection of asyncpg's, outside of the pool, in autocommit; raises the driver's errors."""
+        """A connection of asyncpg's, in autocommit; raises the driver's errors."""
         return await asyncpg.connect(self._url, timeout=CONNECT_TIMEOUT_S, command_timeout=STATEMENT_TIMEOUT_S)
 
     async def ping(self) -> None:
@@ -238,6 +238,8 @@ def _present(connection: Connection) -> str | None:
 
 
 def _migrate(connection: Connection, revision: str) -> tuple[str | None, str | None]:
+    if revision not in (known := ["head", "base", *_revisions()]):
+        raise ConfigurationError(f"there is no revision {revision!r} of the schema", f"give one of {', '.join(known)}")
     with connection.begin():
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         before = _present(connection)
