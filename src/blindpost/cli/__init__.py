@@ -1,13 +1,15 @@
 """The command line."""
 
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blindpost import __version__
 from blindpost.cli import people
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PANEL_ROUTER = "The router"
 PANEL_YOU = "You"

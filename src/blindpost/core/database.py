@@ -16,7 +16,6 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -55,9 +54,10 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         self._url = _driver_url(url)
-        self._engine_url = self._url.replace("postgresql://", "postgresql+asyncpg://", 1)
         self.engine: AsyncEngine = create_async_engine(
-            self._engine_url,
+            "postgresql+asyncpg://",
+            # The driver reads the URL, so that its options (sslmode and others) mean the same everywhere.
+            async_creator=self.connect_raw,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
@@ -141,13 +141,21 @@ class Database:
         return f"{url.host or url.query.get('host', 'its socket')}:{url.port or 5432}"
 
     async def migrate(self, revision: str = "head") -> tuple[str | None, str | None]:
-        """Bring the schema to a revision; returns the revisions before and after."""
-        # No time limit: a change of a large table takes long, and so does waiting for the node that makes it.
-        engine = create_async_engine(
-            self._engine_url, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": CONNECT_TIMEOUT_S}
-        )
-        async with engine.connect() as connection:
-            return await connection.run_sync(_migrate, revision)
+        """Bring the schema to a revision; returns the revisions before and after. Raises ConfigurationError."""
+        engine = create_async_engine("postgresql+asyncpg://", poolclass=NullPool, async_creator=self._connect_patiently)
+        try:
+            async with engine.connect() as connection:
+                return await connection.run_sync(_migrate, revision)
+        except (DBAPIError, *LOSSES) as error:
+            cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
+            raise StartError(
+                f"the schema cannot be brought to {revision}: {type(cause).__name__}",
+                "its role needs to own the database, or CREATE on its schema",
+            ) from error
+
+    async def _connect_patiently(self) -> "asyncpg.Connection[Any]":
+        """Connect without a limit per statement: a change of a large table takes long, and so does waiting for it."""
+        return await asyncpg.connect(self._url, timeout=CONNECT_TIMEOUT_S)
 
     async def revisions(self) -> tuple[str | None, str | None]:
         """Return the schema's present revision and the newest one that this program knows."""
