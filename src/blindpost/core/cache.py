@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from blindpost.errors import ConfigurationError, StartError, Unavailable
 
 SOCKET_TIMEOUT_S: Final = 2
-POOL_WAIT_S: Final = 2
+POOL_WAIT_S: Final = 5
 CONNECTIONS_MAX: Final = 16
 SESSION_MEMORY_S: Final = 60
 """How long Redis remembers that a session is open, and for longer than any reader needs that it has ended."""

@@ -1,0 +1,315 @@
+"""The listening connection is killed, kept dead and frozen: a hint may be lost, and never a message."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from dishka import Provider, Scope
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from blindpost.app import open_components
+from blindpost.core import hub as hub_module
+from blindpost.core.database import Database
+from blindpost.core.embedded import StoreUrls
+from blindpost.core.hub import Hub
+from blindpost.protocol.limits import PAGE_DEFAULT
+from blindpost.services.auth import AuthService
+from blindpost.services.messages import MessageService
+from blindpost.services.models.messages import PollAnswer, SendRequest
+from fault.servers import connected, database_of, eventually, superuser, tell
+from support import Person, b64, contacts, person, running_in_thread, settings_for
+
+if TYPE_CHECKING:
+    import asyncpg
+
+LISTENERS = "FROM pg_stat_activity WHERE datname = current_database() AND query ~* '^LISTEN'"
+NEVER_S = 300
+"""A sweep that does not come while the test lasts: what arrives came by the listener."""
+
+
+@dataclass
+class Deaf:
+    """A router on a database of its own, with two contacts, and a connection that sees who listens."""
+
+    alice: Person
+    bob: Person
+    urls: StoreUrls
+    watch: "asyncpg.Connection[Any]"
+    first_pid: int
+
+    async def listeners(self) -> list[int]:
+        """Return the processes of PostgreSQL whose last statement was LISTEN: until the first heartbeat."""
+        return [row[0] for row in await self.watch.fetch(f"SELECT pid {LISTENERS}")]
+
+    async def terminate(self) -> int:
+        """End the listening connection, and wait until it has ended; returns how many there were."""
+        count = await self.watch.fetchval(f"SELECT count(pg_terminate_backend(pid, 20000)) {LISTENERS}")
+        return int(count)
+
+    async def listens_again(self, than: int) -> None:
+        async def another() -> bool:
+            return any(pid != than for pid in await self.listeners())
+
+        await eventually(another, what="another listening connection")
+
+    async def ready(self) -> int:
+        answer = await self.alice.http.get("/health/ready")
+        return answer.status_code
+
+
+MakeDeaf = Callable[[float], AbstractAsyncContextManager[Deaf]]
+
+
+@pytest.fixture
+def deaf(own_database: StoreUrls, tmp_path: Path) -> MakeDeaf:
+    """Make a router with a given interval of its sweep."""
+
+    @asynccontextmanager
+    async def make(sweep_interval_s: float) -> AsyncIterator[Deaf]:
+        # One pooled connection: it is there already when no other can be opened.
+        settings = settings_for(own_database, tmp_path, sweep_interval_s=sweep_interval_s, database_pool_size=1)
+        async with connected(str(own_database.database_url)) as watch, in_thread(settings) as origin:
+            pids = [row[0] for row in await watch.fetch(f"SELECT pid {LISTENERS}")]
+            assert len(pids) == 1, "one process listens on one connection"
+            async with httpx.AsyncClient(base_url=origin, timeout=90) as http:
+                alice, bob = await contacts(http)
+                # Connections that work are there already, whatever becomes of new ones.
+                await alice.send(bob)
+                await bob.drain()
+                await alice.drain()
+                yield Deaf(alice, bob, own_database, watch, pids[0])
+
+    return make
+
+
+@asynccontextmanager
+async def in_thread(settings: Any) -> AsyncIterator[str]:
+    with running_in_thread(settings) as router:
+        yield router.origin
+
+
+async def delivered_in(deaf: Deaf, fault: Callable[[], Coroutine[Any, Any, object]]) -> float:
+    """Let Bob wait, break something, send; returns the seconds from the acknowledgement to the delivery."""
+    waiting = asyncio.create_task(deaf.bob.poll(60))
+    await asyncio.sleep(0)
+    await fault()
+    answer = await deaf.alice.send(deaf.bob)
+    assert answer.status_code == 201
+    sent = time.monotonic()
+    page = await waiting
+    took = time.monotonic() - sent
+    ids = [message["id"] for message in page["messages"]]
+    assert ids == [answer.json()["id"]]
+    await deaf.bob.post("/messages/ack", message_ids=ids)
+    return took
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@asynccontextmanager
+async def no_new_connections(deaf: Deaf) -> AsyncIterator[None]:
+    """Let nobody connect to the database any more; who is connected stays."""
+    name = database_of(deaf.urls)
+    async with superuser(deaf.urls) as connection:
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        try:
+            yield
+        finally:
+            await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+# Dead
+
+
+async def test_messages_keep_arriving_while_the_listening_connection_is_terminated_again_and_again(
+    deaf: MakeDeaf,
+) -> None:
+    """The sweep never comes, so a message sent while nobody listened arrives by the wake-up after the reconnect."""
+    async with deaf(NEVER_S) as each:
+        delays = []
+        for _ in range(10):
+            delays.append(await delivered_in(each, each.terminate))
+            await each.listens_again(-1)
+        tell(f"longest delay after a terminated listener: {max(delays) * 1_000:.0f} ms")
+        assert max(delays) < 10
+        assert await each.listeners() != [each.first_pid]
+
+
+async def test_while_no_listening_connection_can_be_opened_the_sweep_delivers(deaf: MakeDeaf) -> None:
+    async with deaf(1.0) as each, no_new_connections(each):
+        await each.terminate()
+        delays = [await delivered_in(each, each.listeners) for _ in range(3)]
+        assert await each.listeners() == []
+        tell(f"longest delay by the sweep of 1 s: {max(delays) * 1_000:.0f} ms")
+        assert max(delays) < 1.0 + 5
+
+
+async def test_without_a_listening_connection_the_router_is_not_ready_and_recovers_by_itself(
+    deaf: MakeDeaf,
+) -> None:
+    async with deaf(NEVER_S) as each:
+
+        async def ready() -> bool:
+            return await each.ready() == 200
+
+        assert await ready()
+        async with no_new_connections(each):
+            await each.terminate()
+
+            async def unready() -> bool:
+                return await each.ready() == 503
+
+            await eventually(unready, what="unreadiness")
+            assert (await each.alice.http.get("/health/live")).status_code == 200
+        await eventually(ready, what="readiness")
+        assert await delivered_in(each, each.listeners) < 10
+
+
+async def test_lost_wake_ups_for_contacts_and_receipts_heal_by_the_sweep(deaf: MakeDeaf) -> None:
+    async with deaf(0.5) as each, no_new_connections(each):
+        await each.terminate()
+        message = (await each.alice.send(each.bob)).json()["id"]
+        waiting = asyncio.create_task(each.alice.poll(60))
+        await each.bob.post("/messages/ack", message_ids=[message])
+        assert (await waiting)["delivered"] == [message]
+        stranger = await person(each.alice.http)
+        await stranger.drain()
+        waiting = asyncio.create_task(each.bob.poll(60))
+        assert (await stranger.post("/contacts/send-contact-request", receiver_id=each.bob.id)).status_code == 201
+        assert (await waiting)["contacts_changed"] is True
+        assert await each.listeners() == []
+
+
+# Frozen
+
+
+async def test_a_listening_connection_that_is_silently_dead_delays_a_message_by_a_sweep_at_most(
+    deaf: MakeDeaf,
+) -> None:
+    async with deaf(1.0) as each:
+        with frozen(each.first_pid):
+            delay = await delivered_in(each, each.listeners)
+            assert await each.listeners() == [each.first_pid], "it was noticed before: this shows nothing"
+        assert delay < 1.0 + 5
+
+
+async def test_the_heartbeat_notices_a_frozen_listening_connection_and_another_one_is_opened(
+    deaf: MakeDeaf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(hub_module, "HEARTBEAT_TIMEOUT_S", 0.5)
+    async with deaf(NEVER_S) as each:
+        with frozen(each.first_pid):
+            began = time.monotonic()
+            assert await delivered_in(each, each.listeners) < 20
+            tell(f"noticed by a heartbeat of 0.5 + 0.5 s within {time.monotonic() - began:.2f} s")
+            assert await each.ready() == 200
+    assert hub_module.HEARTBEAT_S + hub_module.HEARTBEAT_TIMEOUT_S < 30
+
+
+# Between the read and the wait
+
+
+class Injecting(Database):
+    """A database that lets a test act just before or just after one reading: at the poll's critical moments."""
+
+    before: Callable[[], Coroutine[Any, Any, None]] | None = None
+    after: Callable[[], Coroutine[Any, Any, None]] | None = None
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        before, self.before = self.before, None
+        after, self.after = (None if before else self.after), (self.after if before else None)
+        if before:
+            await before()
+        async with super().reading() as connection:
+            yield connection
+        if after:
+            await after()
+
+
+@dataclass
+class Inside:
+    """The services themselves, on the test's own event loop."""
+
+    database: Injecting
+    hub: Hub
+    auth: AuthService
+    messages: MessageService
+    bob: Person
+    alice: Person
+
+    async def poll(self) -> PollAnswer:
+        caller = await self.auth.authenticate(self.bob.token)
+        return await self.messages.poll(caller, 60, PAGE_DEFAULT)
+
+    async def send(self) -> None:
+        """Send to Bob."""
+        caller = await self.auth.authenticate(self.alice.token)
+        request = {"recipient_id": self.bob.id, "message": b64(b"between")}
+        await self.messages.send(caller, SendRequest.model_validate(request))
+
+    async def send_and_be_heard(self) -> None:
+        """Send to Bob, who reads, and go on only when the hub has heard of it."""
+        await self.send()
+        subscriptions = [each for mine in self.hub._subscriptions.values() for each in mine]
+
+        async def heard() -> bool:
+            return all(each._event.is_set() for each in subscriptions)
+
+        await eventually(heard, what="a notification")
+
+
+@pytest.fixture
+async def inside(own_database: StoreUrls, tmp_path: Path) -> AsyncIterator[Inside]:
+    settings = settings_for(own_database, tmp_path / "outside")
+    async with in_thread(settings) as origin, httpx.AsyncClient(base_url=origin, timeout=90) as http:
+        alice, bob = await contacts(http)
+        database = Injecting(str(own_database.database_url), pool_size=5)
+        provider = Provider(Scope.APP)
+        provider.provide(lambda: database, provides=Database)
+        own = settings_for(own_database, tmp_path / "inside", sweep_interval_s=NEVER_S)
+        async with open_components(own, provider) as container:
+            hub, auth = await container.get(Hub), await container.get(AuthService)
+            yield Inside(database, hub, auth, await container.get(MessageService), bob, alice)
+        await database.close()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_message_committed_around_the_first_read_of_a_poll_is_delivered_at_once(
+    inside: Inside, moment: str
+) -> None:
+    setattr(inside.database, moment, inside.send_and_be_heard)
+    async with asyncio.timeout(30):
+        answer = await inside.poll()
+    assert [each.message for each in answer.messages] == [b"between"]
+
+
+async def test_a_hint_that_was_stale_does_not_end_the_wait(inside: Inside) -> None:
+    waiting = asyncio.create_task(inside.poll())
+
+    async def waits() -> bool:
+        return inside.hub._count == 1
+
+    await eventually(waits, what="a waiting poll")
+    inside.hub._wake_all()
+    done, _ = await asyncio.wait({waiting}, timeout=0.5)
+    assert not done
+    await inside.send()
+    async with asyncio.timeout(30):
+        assert (await waiting).has_messages
