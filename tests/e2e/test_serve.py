@@ -84,6 +84,9 @@ class Served:
         assert found, self.said
         return found[1]
 
+    def errors(self) -> str:
+        return self._log.read_text()
+
     def names(self) -> set[str]:
         return {each.name() for each in self.family}
 
@@ -280,3 +283,12 @@ def test_migrate_and_doctor_end_with_1_where_no_store_answers(servers: Handmade,
 def test_migrate_to_a_revision_that_does_not_exist_is_one_clear_line(servers: Handmade, tmp_path: Path) -> None:
     urls = {"database_url": servers.urls.database_url, "redis_url": servers.urls.redis_url}
     one_sentence(blindpost("migrate", "--to", "9999", data_dir=tmp_path, **urls))
+
+
+def test_when_an_embedded_store_ends_by_itself_serve_says_so_and_ends(serve: Serve) -> None:
+    served = serve()
+    stores = [each for each in served.family if each.name().startswith(("postgres", "redis-server"))]
+    next(each for each in stores if each.name().startswith("redis-server")).kill()
+    assert served.process.wait(READY_S + SLACK_S) == 1
+    assert "Redis has ended by itself" in served.errors()
+    until(lambda: not served.left(), what="the end of the rest")

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -68,23 +68,29 @@ def say_progress(text: str) -> None:
 
 
 @contextmanager
-def stores_for(settings: Settings, *, quiet: bool = False) -> Iterator[Settings]:
+def stores_for(settings: Settings) -> Iterator[Settings]:
     """Start what the settings do not name, embedded; the settings inside name both stores."""
+    with watched_stores_for(settings) as (ready, _):
+        yield ready
+
+
+@contextmanager
+def watched_stores_for(settings: Settings) -> Iterator[tuple[Settings, Callable[[], str | None]]]:
+    """Do the same, and give a function that names an embedded store that has ended by itself."""
     postgres, redis = settings.database_url is None, settings.redis_url is None
     if not postgres and not redis:
-        yield settings
+        yield settings, lambda: None
         return
     with terminations_as_exits():
-        stores = EmbeddedStores(
-            settings.data_dir, postgres=postgres, redis=redis, progress=(lambda _: None) if quiet else say_progress
-        )
+        stores = EmbeddedStores(settings.data_dir, postgres=postgres, redis=redis, progress=say_progress)
         try:
             urls = stores.start()
-            yield load_settings(
+            ready = load_settings(
                 **settings.model_dump(exclude={"database_url", "redis_url"}),
                 database_url=urls.database_url or _plain(settings.database_url),
                 redis_url=urls.redis_url or _plain(settings.redis_url),
             )
+            yield ready, stores.ended
         finally:
             # From here on nothing may interrupt: a second Ctrl-C would leave the stores behind.
             for each in (signal.SIGINT, signal.SIGTERM):

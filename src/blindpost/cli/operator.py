@@ -13,13 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from blindpost.app import Running, running
-from blindpost.cli.common import err, errors_as_sentences, fail, out, run, settings_from, stores_for
+from blindpost.cli.common import err, errors_as_sentences, fail, out, run, settings_from, stores_for, watched_stores_for
 from blindpost.config import Settings, unknown_variables
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database
 from blindpost.core.tokens import load_or_make_key
 from blindpost.errors import BlindpostError, ConfigurationError, StartError, StoresInUse
 
+WATCH_S: Final = 1
 LOOPBACK: Final = ("127.", "::1", "localhost")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on [env: BLINDPOST_HOST; default: 127.0.0.1]")]
@@ -55,21 +56,32 @@ def serve(host: Host = None, port: Port = None, data_dir: DataDir = None) -> Non
         settings = settings_from(host=host, port=port, data_dir=data_dir)
         if not settings.host.startswith(LOOPBACK):
             err.print("blindpost: this address is not loopback: put a TLS proxy in front, or tokens travel in the open")
-        with stores_for(settings) as ready:
-            run(_serve(ready, embedded=settings.database_url is None))
+        with watched_stores_for(settings) as (ready, ended):
+            run(_serve(ready, ended, embedded=settings.database_url is None))
 
 
-async def _serve(settings: Settings, *, embedded: bool) -> None:
+async def _serve(settings: Settings, ended: Callable[[], str | None], *, embedded: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, stop.set)
     async with running(settings) as router:
         _announce(router, settings, embedded=embedded)
+        watching = asyncio.create_task(_watch(ended, stop))
         await _first(stop, router.failed)
+        watching.cancel()
         err.print("Stopping: waiting polls are let go, and what was taken is written.")
+    if store := ended():
+        fail(f"the embedded {store} has ended by itself", f"its log is in {settings.data_dir}; then start again")
     if router.failed.is_set():
         fail("the router could not go on: a part of it ended by a fault", "the log says which; please report it")
+
+
+async def _watch(ended: Callable[[], str | None], stop: asyncio.Event) -> None:
+    """Stop when an embedded store is gone for good: a supervisor can start everything again, and we cannot."""
+    while ended() is None:  # noqa: ASYNC110 - the kernel knows, and has no event for us
+        await asyncio.sleep(WATCH_S)
+    stop.set()
 
 
 async def _first(*events: asyncio.Event) -> None:

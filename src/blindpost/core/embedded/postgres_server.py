@@ -122,6 +122,9 @@ class PostgresServer:
         self._run(program)
         return f"postgresql://{ROLE}@/{ROLE}?host={quote(str(self._runtime.sockets))}"
 
+    def alive(self) -> bool:
+        return self._child is not None and self._child.alive
+
     def stop(self) -> None:
         """Fast: sessions end, a checkpoint is written. Then immediate, which is a crash it recovers from."""
         if self._child is not None:

@@ -59,6 +59,9 @@ class RedisServer:
         self._run(program, config.encode(), url := f"unix://:{password}@{quote(str(sockets))}/redis.sock?db=0")
         return url
 
+    def alive(self) -> bool:
+        return self._child is not None and self._child.alive
+
     def stop(self) -> None:
         if self._child is not None:
             self._child.stop((signal.SIGTERM, 5))

@@ -80,6 +80,13 @@ class EmbeddedStores:
             redis_url = self._redis.start()
         return StoreUrls(database_url, redis_url)
 
+    def ended(self) -> str | None:
+        """Name a store that was started and does not run any more."""
+        for name, store in (("PostgreSQL", self._postgres), ("Redis", self._redis)):
+            if store is not None and not store.alive():
+                return name
+        return None
+
     def stop(self) -> None:
         """Stop both, remove the sockets, give the directory free. A second call does nothing."""
         if self._redis is not None:
