@@ -15,7 +15,6 @@ import uvicorn
 from dishka import AsyncContainer, Provider, Scope, from_context, make_async_container, provide
 from dishka.integrations.fastapi import setup_dishka
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 
 from blindpost import __version__
 from blindpost.config import Settings, Switch
@@ -124,8 +123,8 @@ def create_app(container: AsyncContainer) -> FastAPI:
 
 
 def _describe(app: FastAPI) -> None:
-    """Write the OpenAPI description once, as it is: FastAPI would promise a 422 that is never sent."""
-    schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    """Correct the OpenAPI description in place: FastAPI promises a 422 that is never sent, and knows no Problem."""
+    schema = app.openapi()
     schemas = schema["components"]["schemas"]
     for path in schema["paths"].values():
         for operation in path.values():
@@ -133,7 +132,6 @@ def _describe(app: FastAPI) -> None:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["Problem"] = Problem.model_json_schema()
-    app.openapi_schema = schema
 
 
 @asynccontextmanager
@@ -254,7 +252,8 @@ def _bind(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot listen on {_host(host)}:{port}: {error.strerror}", "set BLINDPOST_HOST or BLINDPOST_PORT"
+            f"cannot listen on {_host(host)}:{port}: {error.strerror}",
+            "choose another with --host and --port, or BLINDPOST_HOST and BLINDPOST_PORT",
         ) from None
 
 

@@ -248,7 +248,8 @@ async def over_a_socket(router: Running, data: bytes) -> tuple[int, dict[str, An
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     try:
         writer.write(data)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        async with asyncio.timeout(20):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         assert "connection: close" in (line.lower() for line in head)
         return int(head[0].split()[1]), json.loads(await reader.read())
     finally:

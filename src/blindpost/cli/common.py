@@ -5,14 +5,14 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import typer
 import uvloop
 from rich.console import Console
 from rich.text import Text
 
-from blindpost.client import ClientError
+from blindpost.client import ClientError, KeyChanged, grouped
 from blindpost.config import LogFormat, Settings, load_settings, unknown_variables
 from blindpost.core.embedded import EmbeddedStores
 from blindpost.errors import BlindpostError, ConfigurationError
@@ -37,13 +37,25 @@ def errors_as_sentences() -> Iterator[None]:
     """Turn every error that we raise on purpose into a sentence; let faults of ours be seen as such."""
     try:
         yield
-    except (ConfigurationError, ClientError) as error:
+    except ConfigurationError as error:
         fail(str(error), error.hint)
+    except ClientError as error:
+        fail(str(error), hint_for(error))
     except BlindpostError as error:
         fail(str(error))
     except KeyboardInterrupt:
         err.print("Stopped.")
         raise typer.Exit(130) from None
+
+
+def hint_for(error: ClientError) -> str:
+    """Say what to do, with the command to type where there is one."""
+    if isinstance(error, KeyChanged):
+        return (
+            "call them, and compare the new safety number; only if it is the same:"
+            f' blindpost contacts confirm {error.username} "{grouped(error.new_number)}"'
+        )
+    return error.hint
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
@@ -117,6 +129,13 @@ def terminations_as_exits() -> Iterator[None]:
         signal.signal(signal.SIGINT, before[1])
 
 
+JOINERS: Final = "\u200c\u200d"
+"""They join letters of Persian and parts of emoji, and steer nothing."""
+
+
 def printable(text: str) -> str:
-    """Show somebody else's text without letting it drive the terminal."""
-    return "".join(each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text)
+    """Show somebody else's text without letting it drive the terminal, or turn the direction of what follows."""
+    return "".join(
+        each if each.isprintable() or each in "\n\t" or each in JOINERS else "\N{REPLACEMENT CHARACTER}"
+        for each in text
+    )

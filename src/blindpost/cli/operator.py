@@ -23,10 +23,10 @@ from blindpost.errors import BlindpostError, ConfigurationError, StartError, Sto
 WATCH_S: Final = 1
 LOOPBACK: Final = ("127.", "::1", "localhost")
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on [env: BLINDPOST_HOST; default: 127.0.0.1]")]
-Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one [env: BLINDPOST_PORT; default: 8000]")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on, or BLINDPOST_HOST; 127.0.0.1 by default")]
+Port = Annotated[int | None, typer.Option(help="Port, or BLINDPOST_PORT; 8000 by default, 0 takes a free one")]
 DataDir = Annotated[
-    Path | None, typer.Option(help="Where everything is kept [env: BLINDPOST_DATA_DIR; default: see below]")
+    Path | None, typer.Option(help="Where everything is kept, or BLINDPOST_DATA_DIR; by default see above")
 ]
 
 
@@ -38,12 +38,21 @@ def serve(host: Host = None, port: Port = None, data_dir: DataDir = None) -> Non
 
     Settings are environment variables, or a TOML file named by BLINDPOST_CONFIG:
 
-    BLINDPOST_DATABASE_URL, BLINDPOST_REDIS_URL, BLINDPOST_HOST, BLINDPOST_PORT, BLINDPOST_DATA_DIR,
-    BLINDPOST_PUBLIC_ORIGIN, BLINDPOST_TRUSTED_PROXIES, BLINDPOST_METRICS_HOST, BLINDPOST_METRICS_PORT,
-    BLINDPOST_ALLOW_BEARER, BLINDPOST_REQUIRE_CONTACT, BLINDPOST_RATE_LIMITS (on, off),
-    BLINDPOST_SESSION_LIFETIME_S, BLINDPOST_SWEEP_INTERVAL_S, BLINDPOST_RETRY_WINDOW_S, BLINDPOST_WAITING_MAX,
-    BLINDPOST_WAITING_PER_USER_MAX, BLINDPOST_DATABASE_POOL_SIZE, BLINDPOST_LOG_FORMAT (auto, json, console),
-    BLINDPOST_LOG_LEVEL. docs/settings.md gives the reason of each.
+    - stores: BLINDPOST_DATABASE_URL, BLINDPOST_REDIS_URL, BLINDPOST_DATA_DIR
+
+    - addresses: BLINDPOST_HOST, BLINDPOST_PORT, BLINDPOST_PUBLIC_ORIGIN, BLINDPOST_TRUSTED_PROXIES
+
+    - metrics: BLINDPOST_METRICS_HOST, BLINDPOST_METRICS_PORT
+
+    - rules: BLINDPOST_REQUIRE_CONTACT, BLINDPOST_RATE_LIMITS (on, off), BLINDPOST_ALLOW_BEARER
+
+    - times: BLINDPOST_SESSION_LIFETIME_S, BLINDPOST_SWEEP_INTERVAL_S, BLINDPOST_RETRY_WINDOW_S
+
+    - sizes: BLINDPOST_WAITING_MAX, BLINDPOST_WAITING_PER_USER_MAX, BLINDPOST_DATABASE_POOL_SIZE
+
+    - logs: BLINDPOST_LOG_FORMAT (auto, json, console), BLINDPOST_LOG_LEVEL
+
+    docs/settings.md gives the reason of each.
 
     Examples:
       blindpost serve

@@ -2,17 +2,20 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from rich.text import Text
 
-from blindpost.cli.common import err, errors_as_sentences, fail, out, printable, run
+from blindpost.cli.common import err, errors_as_sentences, fail, hint_for, out, printable, run
 from blindpost.client import (
     Client,
+    ClientError,
     ContactsChanged,
     Delivered,
     Event,
@@ -32,7 +35,7 @@ SUFFIX: Final = ".identity"
 
 IdentityFile = Annotated[
     Path | None,
-    typer.Option("--identity", "-i", help=f"Your identity file [env: {IDENTITY}; default: the only one there is]"),
+    typer.Option("--identity", "-i", help=f"Your identity file (or {IDENTITY}); by default the only one there is"),
 ]
 Name = Annotated[str, typer.Argument(help="Their username")]
 
@@ -60,29 +63,38 @@ def _passphrase(path: Path, *, new: bool = False) -> str:
     """Ask at the terminal, without showing it; a script gives it by the environment."""
     if given := os.environ.get(PASSPHRASE):
         return given
-    if not sys.stdin.isatty():
+    if not _has_terminal():
         fail("there is no terminal to ask for the passphrase", f"set {PASSPHRASE}")
-    text: str = typer.prompt(
-        f"Passphrase for {path.name}",
-        hide_input=True,
-        confirmation_prompt=new,
-        err=True,
-        default="",
-        show_default=False,
-    )
+    text = getpass(f"Passphrase for {path.name}: ")
     if not text:
         fail("an empty passphrase protects nothing", "think of several words")
+    if new and getpass("Once more: ") != text:
+        fail("the two passphrases differ", "try again")
     return text
 
 
-@asynccontextmanager
-async def _client(given: Path | None) -> AsyncIterator[Client]:
-    path = _identity_path(given)
-    identity = Identity.load(path, _passphrase(path))
-    if identity.origin is None:
-        fail("this identity is not registered anywhere", f"blindpost register {identity.username} --server URL")
-    async with Client(identity.origin, identity, _store(path, identity)) as client:
-        yield client
+def _has_terminal() -> bool:
+    """The terminal itself is asked, not standard input: that may be the message."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+def _as_me(given: Path | None, work: Callable[[Client], Awaitable[None]]) -> None:
+    """Run something as the user. The passphrase is asked for before the event loop runs, or Ctrl-C would do nothing."""
+    with errors_as_sentences():
+        path = _identity_path(given)
+        identity = Identity.load(path, _passphrase(path))
+        if identity.user_id is None or identity.origin is None:
+            fail("this identity is not registered anywhere", f"blindpost register {identity.username} --server URL")
+        run(_with_client(identity.origin, identity, path, work))
+
+
+async def _with_client(origin: str, identity: Identity, path: Path, work: Callable[[Client], Awaitable[None]]) -> None:
+    async with Client(origin, identity, _store(path, identity)) as client:
+        await work(client)
 
 
 def _store(path: Path, identity: Identity) -> Store:
@@ -154,14 +166,12 @@ def list_contacts(identity: IdentityFile = None) -> None:
     Example:
       blindpost contacts list
     """
-    with errors_as_sentences():
-        run(_list(identity))
+    _as_me(identity, _list)
 
 
-async def _list(identity: Path | None) -> None:
-    async with _client(identity) as client:
-        for person in await client.contacts():
-            out.print(person.username, markup=False)
+async def _list(client: Client) -> None:
+    for person in await client.contacts():
+        out.print(person.username, markup=False)
 
 
 @contacts.command()
@@ -174,14 +184,15 @@ def search(
     Example:
       blindpost contacts search ali
     """
-    with errors_as_sentences():
-        run(_search(prefix, identity))
+    _as_me(identity, partial(_search, prefix))
 
 
-async def _search(prefix: str, identity: Path | None) -> None:
-    async with _client(identity) as client:
-        for person in await client.search(prefix):
-            out.print(f"{person.username}  {person.status or ''}".rstrip(), markup=False)
+async def _search(prefix: str, client: Client) -> None:
+    found = await client.search(prefix)
+    if not found:
+        err.print("Nobody.", style="dim")
+    for person in found:
+        out.print(f"{person.username}  {person.status or ''}".rstrip(), markup=False)
 
 
 @contacts.command()
@@ -191,16 +202,18 @@ def requests(identity: IdentityFile = None) -> None:
     Example:
       blindpost contacts requests
     """
-    with errors_as_sentences():
-        run(_requests(identity))
+    _as_me(identity, _requests)
 
 
-async def _requests(identity: Path | None) -> None:
-    async with _client(identity) as client:
-        for person in await client.contact_requests(Direction.RECEIVED):
-            out.print(f"from {person.username}   blindpost contacts accept {person.username}", markup=False)
-        for person in await client.contact_requests(Direction.SENT):
-            out.print(f"to {person.username}   waiting for them", markup=False)
+async def _requests(client: Client) -> None:
+    received = await client.contact_requests(Direction.RECEIVED)
+    sent = await client.contact_requests(Direction.SENT)
+    for person in received:
+        out.print(f"from {person.username}   blindpost contacts accept {person.username}", markup=False)
+    for person in sent:
+        out.print(f"to {person.username}   waiting for them", markup=False)
+    if not received and not sent:
+        err.print("No requests wait.", style="dim")
 
 
 @contacts.command()
@@ -210,8 +223,7 @@ def add(name: Name, identity: IdentityFile = None) -> None:
     Example:
       blindpost contacts add bob
     """
-    with errors_as_sentences():
-        run(_act("request_contact", name, identity))
+    _as_me(identity, partial(_act, "request_contact", name))
 
 
 @contacts.command()
@@ -221,8 +233,7 @@ def accept(name: Name, identity: IdentityFile = None) -> None:
     Example:
       blindpost contacts accept alice
     """
-    with errors_as_sentences():
-        run(_act("accept", name, identity))
+    _as_me(identity, partial(_act, "accept", name))
 
 
 @contacts.command()
@@ -232,14 +243,12 @@ def reject(name: Name, identity: IdentityFile = None) -> None:
     Example:
       blindpost contacts reject mallory
     """
-    with errors_as_sentences():
-        run(_act("reject", name, identity))
+    _as_me(identity, partial(_act, "reject", name))
 
 
-async def _act(action: str, name: str, identity: Path | None) -> None:
-    async with _client(identity) as client:
-        person = await getattr(client, action)(name)
-        out.print(f"{person.username}: {person.status}", markup=False)
+async def _act(action: str, name: str, client: Client) -> None:
+    person = await getattr(client, action)(name)
+    out.print(f"{person.username}: {person.status}", markup=False)
 
 
 @contacts.command()
@@ -257,18 +266,16 @@ def number(
 
       blindpost contacts number bob --same
     """
-    with errors_as_sentences():
-        run(_number(name, identity, same=same))
+    _as_me(identity, partial(_number, name, same))
 
 
-async def _number(name: str, identity: Path | None, *, same: bool) -> None:
-    async with _client(identity) as client:
-        digits = await client.safety_number(name)
-        if same:
-            await client.mark_verified(name, digits)
-        out.print(grouped(digits), markup=False)
-        state = "compared" if await client.is_verified(name) else "not compared yet"
-        err.print(f"{name}: {state}", style="dim", markup=False)
+async def _number(name: str, same: bool, client: Client) -> None:
+    digits = await client.safety_number(name)
+    if same:
+        await client.mark_verified(name, digits)
+    out.print(grouped(digits), markup=False)
+    state = "compared" if await client.is_verified(name) else "not compared yet"
+    err.print(f"{name}: {state}", style="dim", markup=False)
 
 
 @contacts.command()
@@ -282,21 +289,19 @@ def confirm(
     Example:
       blindpost contacts confirm bob "12345 67890 ..."
     """
-    with errors_as_sentences():
-        try:
-            run(_confirm(name, digits, identity))
-        except ValueError as error:
-            fail(str(error))
+    _as_me(identity, partial(_confirm, name, digits))
 
 
-async def _confirm(name: str, digits: str, identity: Path | None) -> None:
-    async with _client(identity) as client:
+async def _confirm(name: str, digits: str, client: Client) -> None:
+    try:
+        await client.safety_number(name)
+    except KeyChanged:
         try:
-            await client.safety_number(name)
-        except KeyChanged:
             await client.confirm_keys(name, digits)
-            out.print(f"The new keys of {name} are trusted.", markup=False)
-            return
+        except KeyChanged as still:
+            fail("this is not the safety number of the keys that are offered now", hint_for(still))
+        out.print(f"The new keys of {name} are trusted.", markup=False)
+    else:
         out.print(f"The keys of {name} have not changed.", markup=False)
 
 
@@ -313,22 +318,34 @@ def send(
       blindpost send bob < letter.txt
     """
     with errors_as_sentences():
-        if text is None and sys.stdin.isatty():
-            err.print("Type the message; end it with Ctrl-D.", style="dim")
-        message = sys.stdin.read() if text is None else text
-        try:
-            run(_send(name, message, identity))
-        except ValueError as error:
-            fail(str(error), "send it in parts")
+        message = _typed() if text is None else text
+        if not message.strip():
+            fail("there is nothing to send", 'give the text: blindpost send NAME "TEXT"')
+    _as_me(identity, partial(_send, name, message))
 
 
-async def _send(name: str, text: str, identity: Path | None) -> None:
-    async with _client(identity) as client:
-        if client.unsent():
-            err.print("Sending first what waits from an earlier time.", style="dim")
-            await client.flush()
+def _typed() -> str:
+    if sys.stdin.isatty():
+        err.print("Type the message; end it with Ctrl-D.", style="dim")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError:
+        fail("this is not text in UTF-8", "only text can be sent from here")
+
+
+async def _send(name: str, text: str, client: Client) -> None:
+    if client.unsent():
+        err.print("Sending first what waits from an earlier time.", style="dim")
+        await client.flush()
+    try:
         sent = await client.send(name, text)
-        out.print(f"Sent at {sent.timestamp.astimezone():%H:%M:%S}; the router has it on disk.", markup=False)
+    except ValueError as error:
+        fail(str(error), "send it in parts")
+    except ClientError as error:
+        if client.unsent():
+            fail(f"{error}", "the message is kept and goes out with your next `send`: do not type it again")
+        raise
+    out.print(f"Sent at {sent.timestamp.astimezone():%H:%M:%S}; the router has it on disk.", markup=False)
 
 
 def receive(
@@ -343,30 +360,27 @@ def receive(
 
       blindpost receive --follow
     """
-    with errors_as_sentences():
-        run(_follow(identity) if follow else _receive(identity, wait))
+    _as_me(identity, _follow if follow else partial(_receive, wait))
 
 
-async def _receive(identity: Path | None, wait: float) -> None:
-    async with _client(identity) as client:
-        count = 0
-        while received := await client.receive_once(wait if not count else 0):
-            for message in received:
-                _show(message)
-            count += len(received)
-            await client.ack(*received)
-            if all(message.is_held for message in received):
-                break
-        if not count:
-            err.print("No messages.", style="dim")
+async def _receive(wait: float, client: Client) -> None:
+    count = 0
+    while received := await client.receive_once(wait if not count else 0):
+        for message in received:
+            _show(message)
+        count += len(received)
+        await client.ack(*received)
+        if all(message.is_held for message in received):
+            break
+    if not count:
+        err.print("No messages.", style="dim")
 
 
-async def _follow(identity: Path | None) -> None:
-    async with _client(identity) as client:
-        err.print("Waiting for messages; Ctrl-C ends it.", style="dim")
-        async with aclosing(client.events()) as events:
-            async for event in events:
-                _show_event(event)
+async def _follow(client: Client) -> None:
+    err.print("Waiting for messages; Ctrl-C ends it.", style="dim")
+    async with aclosing(client.events()) as events:
+        async for event in events:
+            _show_event(event)
 
 
 def _show_event(event: Event) -> None:
@@ -382,10 +396,11 @@ def _show_event(event: Event) -> None:
 def _show(message: Received) -> None:
     who = Text(f"{message.username or message.sender_id}", "bold cyan")
     when = Text(f"{message.timestamp.astimezone():%Y-%m-%d %H:%M}", "dim")
-    if message.problem is not None:
-        err.print(Text.assemble(when, " ", who, " ", (printable(str(message.problem)), "bold red")), soft_wrap=True)
-        if message.problem.hint:
-            err.print(Text.assemble(("hint: ", "bold"), message.problem.hint), soft_wrap=True)
+    if (problem := message.problem) is not None:
+        err.print(Text.assemble(when, " ", who, " ", (printable(str(problem)), "bold red")), soft_wrap=True)
+        if hint := hint_for(problem):
+            err.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)
     if message.data is not None:
         body = message.text if message.text is not None else f"[{len(message.data)} bytes]"
-        out.print(Text.assemble(when, " ", who, " ", printable(body)), soft_wrap=True)
+        # Further lines are indented: nobody can write a line that looks like somebody else's message.
+        out.print(Text.assemble(when, " ", who, " ", printable(body).replace("\n", "\n    ")), soft_wrap=True)
