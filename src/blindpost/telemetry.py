@@ -81,6 +81,7 @@ def configure_logging(*, json: bool, level: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    logging.captureWarnings(capture=True)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries speak up only when something is wrong.
@@ -100,8 +101,8 @@ def _forget_arguments(record: logging.LogRecord) -> bool:
     """Turn a library's line into its bare wording, and its traceback into type and place."""
     if record.name == "blindpost":
         return True
-    # The first line only: asyncio writes the objects of a fault below it, and their values with them.
-    record.msg = str(record.msg).partition("\n")[0]
+    # A template is wording; a text without arguments may have had values put into it already.
+    record.msg = str(record.msg) if record.args or record.name.startswith("uvicorn") else STRUCK
     if record.exc_info and record.exc_info[1] is not None:
         record.msg = f"{record.msg}: {describe(record.exc_info[1])['error']}"
     record.args = ()

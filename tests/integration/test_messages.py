@@ -540,3 +540,19 @@ async def test_a_stopping_router_lets_the_waiting_go(stores: StoreUrls, data_dir
         poll = await (await Waiting.at(router)).one_poll(await person(http))
     assert not success(await poll)["has_messages"]
     await http.aclose()
+
+
+async def test_a_page_ends_by_its_bytes_too_and_says_that_there_is_more(http: httpx.AsyncClient) -> None:
+    alice, bob = await contacts(http)
+    for _ in range(70):
+        success(await alice.send(bob, bytes(65_536)), 201)
+    received: list[str] = []
+    pages = []
+    while len(received) < 70:
+        page = success(await bob.get("/messages/get-undelivered-messages", limit=500))
+        ids = [message["id"] for message in page["messages"]]
+        pages.append((len(ids), page["has_more"]))
+        received += ids
+        success(await bob.post("/messages/ack", message_ids=ids))
+    assert pages == [(64, True), (6, False)]
+    assert received == sorted(set(received))

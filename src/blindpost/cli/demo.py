@@ -29,7 +29,16 @@ FORGED: Final = "Meet me at noon."
 WAIT_S: Final = 20
 PREVIEW_BYTES: Final = 8
 
-TABLES: Final = ("names", "users", "sessions", "contact_requests", "messages", "token_keys", "secrets")
+TABLES: Final = (
+    "names",
+    "users",
+    "retired_ecdh_keys",
+    "sessions",
+    "contact_requests",
+    "messages",
+    "token_keys",
+    "secrets",
+)
 
 
 class DemoFailed(BlindpostError):

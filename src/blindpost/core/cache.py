@@ -23,7 +23,6 @@ POOL_WAIT_S: Final = 5
 CONNECTIONS_MAX: Final = 16
 SESSION_MEMORY_S: Final = 60
 """How long Redis remembers that a session is open, and for longer than any reader needs that it has ended."""
-OPEN: Final = b"1"
 ENDED: Final = b"0"
 
 
@@ -76,16 +75,16 @@ class Cache:
         with _failing_closed():
             return await self._redis.getdel(b"challenge:" + digest) is not None
 
-    async def session_is_open(self, session_id: UUID) -> bool | None:
-        """Tell what is remembered of a session: open, ended, or nothing."""
+    async def session_is_open(self, session_id: UUID, user_id: UUID) -> bool | None:
+        """Tell what is remembered of a session: open and this user's, not so, or nothing."""
         with _failing_closed():
             state = await self._redis.get(_session(session_id))
-        return None if state is None else state == OPEN
+        return None if state is None else state == user_id.bytes
 
-    async def remember_open(self, session_id: UUID) -> None:
-        """Remember that PostgreSQL has the session; never over a memory that it ended (NX)."""
+    async def remember_open(self, session_id: UUID, user_id: UUID) -> None:
+        """Remember that PostgreSQL has the session of this user; never over a memory that it ended (NX)."""
         with _failing_closed():
-            await self._redis.set(_session(session_id), OPEN, ex=SESSION_MEMORY_S, nx=True)
+            await self._redis.set(_session(session_id), user_id.bytes, ex=SESSION_MEMORY_S, nx=True)
 
     async def remember_ended(self, session_ids: Iterable[UUID]) -> None:
         """Remember that sessions ended, for longer than a reader who saw them open can take to say so."""

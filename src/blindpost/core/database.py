@@ -34,6 +34,7 @@ MIGRATION_LOCK: Final = 0x626C696E64
 
 LOSSES: Final = (
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that died in the middle of an answer
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.TooManyConnectionsError,

@@ -161,12 +161,14 @@ class Hub:
 
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         text = str(payload)
-        kind = _KINDS.get(text[:1])
-        if kind is None:  # a newer version's: whatever it means, looking does no harm
+        try:
+            kind = _KINDS[text[:1]]
+            user_ids = [UUID(hex=text[start : start + ID_CHARS]) for start in range(1, len(text), ID_CHARS)]
+        except (KeyError, ValueError):  # a newer version's: whatever it means, looking does no harm
             self._wake_all()
             return
-        for start in range(1, len(text), ID_CHARS):
-            for subscription in self._subscriptions.get(UUID(hex=text[start : start + ID_CHARS]), ()):
+        for user_id in user_ids:
+            for subscription in self._subscriptions.get(user_id, ()):
                 subscription.wake(kind)
 
     def _wake_all(self) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from limits import RateLimitItem, RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 
 from blindpost.core.cache import Cache
 from blindpost.errors import TooManyRequests
@@ -22,6 +22,8 @@ CHALLENGE: Final = Limit("challenge", RateLimitItemPerMinute(240))
 LOGIN: Final = Limit("login", RateLimitItemPerMinute(120))
 LOGIN_ONE_NAME: Final = Limit("login-name", RateLimitItemPerMinute(20))
 SEARCH: Final = Limit("search", RateLimitItemPerMinute(60))
+SEARCH_ADDRESS: Final = Limit("search-address", RateLimitItemPerMinute(240))
+CONTACT_REQUEST: Final = Limit("contact-request", RateLimitItemPerHour(100))
 PROVE: Final = Limit("prove", RateLimitItemPerMinute(10))
 
 

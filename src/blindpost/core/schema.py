@@ -69,6 +69,22 @@ users = Table(
 )
 """Keys are canonical SPKI DER. Versions count changes among the contacts, so that nobody misses one."""
 
+retired_ecdh_keys = Table(
+    "retired_ecdh_keys",
+    metadata,
+    Column(
+        "user_id",
+        Uuid,
+        ForeignKey("users.id", ondelete="CASCADE"),
+        primary_key=True,
+        nullable=False,
+        autoincrement=False,
+    ),
+    Column("fingerprint", LargeBinary, primary_key=True),
+)
+"""SHA-384 of encryption keys that were replaced. Their signatures are public and stay valid: without this, whoever
+has a session could bring a stolen key back."""
+
 sessions = Table(
     "sessions",
     metadata,

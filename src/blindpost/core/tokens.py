@@ -167,9 +167,11 @@ def _make_key(path: Path) -> None:
 def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        status = os.fstat(file.fileno())
         pem = file.read()
-    if mode & 0o077:
+    if status.st_uid != os.geteuid():
+        raise ConfigurationError(f"the token key {path} is somebody else's", f"chown it, or delete it: {path}")
+    if stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigurationError(f"others can read the token key {path}", f"chmod 600 {path}")
     try:
         key = load_pem_private_key(pem, None)

@@ -6,8 +6,9 @@ from uuid import UUID
 from dishka.integrations.fastapi import FromDishka
 from fastapi import APIRouter, Depends, Path, Request
 
-from blindpost.core.limiter import CHALLENGE, LOGIN, LOGIN_ONE_NAME, REGISTER, Limiter
+from blindpost.core.limiter import CHALLENGE, LOGIN, LOGIN_ONE_NAME, PROVE, REGISTER, Limiter
 from blindpost.errors import (
+    Conflict,
     InvalidKey,
     InvalidSignature,
     LoginFailed,
@@ -19,7 +20,7 @@ from blindpost.errors import (
     UserNotFound,
 )
 from blindpost.routers.problems import responses
-from blindpost.routers.security import CurrentCaller, address_of, limited, limited_proof
+from blindpost.routers.security import CurrentCaller, address_of, limited, limited_account
 from blindpost.routers.strict import StrictRoute
 from blindpost.services.auth import AuthService
 from blindpost.services.models.auth import (
@@ -40,7 +41,7 @@ router = APIRouter(prefix="/auth", tags=["auth"], route_class=StrictRoute)
 
 Auth = FromDishka[AuthService]
 _keys = responses(
-    InvalidKey, InvalidSignature, NotAuthenticated, TooLarge, TooManyRequests, OutcomeUnknown
+    InvalidKey, InvalidSignature, NotAuthenticated, Conflict, TooLarge, TooManyRequests, OutcomeUnknown
 )  # what a call that proves a key can answer
 
 
@@ -90,14 +91,14 @@ async def public_keys(user_id: UUID, _caller: CurrentCaller, auth: Auth) -> Publ
     return await auth.public_keys(user_id)
 
 
-@router.put("/ecdsa-update-key", dependencies=[Depends(limited_proof)], responses=_keys)
+@router.put("/ecdsa-update-key", dependencies=[Depends(limited_account(PROVE))], responses=_keys)
 async def update_ecdsa_key(body: EcdsaUpdate, caller: CurrentCaller, auth: Auth) -> Done:
     """Replace the identity key; every other session of the user ends."""
     await auth.update_ecdsa_key(caller, body)
     return Done()
 
 
-@router.put("/ecdh-update-key", dependencies=[Depends(limited_proof)], responses=_keys)
+@router.put("/ecdh-update-key", dependencies=[Depends(limited_account(PROVE))], responses=_keys)
 async def update_ecdh_key(body: EcdhUpdate, caller: CurrentCaller, auth: Auth) -> Done:
     """Replace the encryption key."""
     await auth.update_ecdh_key(caller, body)
@@ -110,7 +111,7 @@ async def me(caller: CurrentCaller, auth: Auth) -> Me:
     return await auth.me(caller)
 
 
-@router.delete("/me", dependencies=[Depends(limited_proof)], responses=_keys)
+@router.delete("/me", dependencies=[Depends(limited_account(PROVE))], responses=_keys)
 async def delete_me(body: DeleteAccount, caller: CurrentCaller, auth: Auth) -> Done:
     """Erase the account; its name stays taken for ever."""
     await auth.delete(caller, body.signature)

@@ -6,6 +6,7 @@ from uuid import UUID
 from dishka.integrations.fastapi import FromDishka
 from fastapi import APIRouter, Depends, Query
 
+from blindpost.core.limiter import CONTACT_REQUEST, SEARCH, SEARCH_ADDRESS
 from blindpost.errors import (
     Conflict,
     ContactRequestExists,
@@ -19,7 +20,7 @@ from blindpost.errors import (
 )
 from blindpost.protocol.limits import USER_IDS_MAX
 from blindpost.routers.problems import responses
-from blindpost.routers.security import CurrentCaller, limited_search
+from blindpost.routers.security import CurrentCaller, limited, limited_account
 from blindpost.routers.strict import StrictRoute
 from blindpost.services.contacts import ContactService
 from blindpost.services.models.contacts import (
@@ -51,7 +52,9 @@ def comma_separated_ids(text: str, most: int) -> list[UUID]:
 
 
 @router.get(
-    "/search-users", dependencies=[Depends(limited_search)], responses=responses(NotAuthenticated, TooManyRequests)
+    "/search-users",
+    dependencies=[Depends(limited(SEARCH_ADDRESS)), Depends(limited_account(SEARCH))],
+    responses=responses(NotAuthenticated, TooManyRequests),
 )
 async def search_users(
     username: Annotated[UsernamePrefix, Query()], caller: CurrentCaller, contacts: Contacts
@@ -79,7 +82,10 @@ async def get_contacts(caller: CurrentCaller, contacts: Contacts) -> list[Contac
 @router.post(
     "/send-contact-request",
     status_code=201,
-    responses=responses(NotAuthenticated, UserNotFound, ContactRequestExists, TooLarge, OutcomeUnknown),
+    dependencies=[Depends(limited_account(CONTACT_REQUEST))],
+    responses=responses(
+        NotAuthenticated, UserNotFound, ContactRequestExists, TooLarge, TooManyRequests, OutcomeUnknown
+    ),
 )
 async def send_contact_request(body: ContactRequest, caller: CurrentCaller, contacts: Contacts) -> Contact:
     """Ask somebody to be a contact; if they asked first, this accepts."""

@@ -68,7 +68,8 @@ class Gate:
 def _announced(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value) if value.isdigit() else BODY_MAX_BYTES + 1
+            digits = value.strip()
+            return int(digits) if digits.isdigit() else BODY_MAX_BYTES + 1
     return 0
 
 

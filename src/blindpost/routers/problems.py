@@ -88,8 +88,13 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     if any(item["type"] in {"bytes_too_long", "too_long"} and "message" in item["loc"] for item in errors):
         return ProblemResponse(TooLarge())
     # Where and what, never the value: it may be a key or a token, and answers are kept by proxies.
-    shown = [f"{_place(item['loc'])}: {item['msg']}" for item in errors[:SHOWN_MAX]]
+    shown = [f"{_place(item['loc'])}: {_words(item)}" for item in errors[:SHOWN_MAX]]
     return ProblemResponse(InvalidRequest(f"{'; '.join(shown)}." if shown else None))
+
+
+def _words(item: dict[str, Any]) -> str:
+    """Say what is wrong; the library's words for a UUID quote a character of the value."""
+    return "must be a UUID" if item["type"].startswith("uuid") else str(item["msg"])
 
 
 def _place(location: tuple[int | str, ...]) -> str:

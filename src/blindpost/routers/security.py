@@ -8,7 +8,7 @@ from dishka.integrations.fastapi import FromDishka, inject
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from blindpost.core.limiter import PROVE, SEARCH, Limit, Limiter
+from blindpost.core.limiter import Limit, Limiter
 from blindpost.errors import NotAuthenticated
 from blindpost.services.auth import AuthService
 from blindpost.services.caller import Caller
@@ -57,13 +57,11 @@ async def authenticate(
 CurrentCaller = Annotated[Caller, Depends(authenticate)]
 
 
-@inject
-async def limited_search(caller: CurrentCaller, limiter: FromDishka[Limiter]) -> None:
-    """Keep one account from walking the directory."""
-    await limiter.hit(SEARCH, str(caller.user_id))
+def limited_account(limit: Limit) -> Callable[..., Awaitable[None]]:
+    """Make a dependency that counts requests by account."""
 
+    @inject
+    async def count(caller: CurrentCaller, limiter: FromDishka[Limiter]) -> None:
+        await limiter.hit(limit, str(caller.user_id))
 
-@inject
-async def limited_proof(caller: CurrentCaller, limiter: FromDishka[Limiter]) -> None:
-    """Keep a stolen token from trying signatures, and verifications from eating the processor."""
-    await limiter.hit(PROVE, str(caller.user_id))
+    return count

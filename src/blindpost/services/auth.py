@@ -9,11 +9,19 @@ from uuid import UUID, uuid4
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from blindpost.core.cache import Cache
-from blindpost.core.database import Database
+from blindpost.core.database import Database, Transaction
 from blindpost.core.hub import Kind, payloads
 from blindpost.core.repositories import contacts, messages, users
 from blindpost.core.tokens import Tokens
-from blindpost.errors import InvalidKey, InvalidSignature, LoginFailed, NotAuthenticated, UsernameTaken, UserNotFound
+from blindpost.errors import (
+    Conflict,
+    InvalidKey,
+    InvalidSignature,
+    LoginFailed,
+    NotAuthenticated,
+    UsernameTaken,
+    UserNotFound,
+)
 from blindpost.protocol import transcripts
 from blindpost.protocol.challenge import NONCE_BYTES, Challenge
 from blindpost.protocol.keys import PublicKey
@@ -95,12 +103,12 @@ class AuthService:
     async def authenticate(self, token: str) -> Caller:
         """Return who acts; raises NotAuthenticated. A session that ended, on any node, is refused."""
         claims = await self._tokens.check(token)
-        is_open = await self._cache.session_is_open(claims.session_id)
+        is_open = await self._cache.session_is_open(claims.session_id, claims.user_id)
         if is_open is None:
             async with self._database.reading() as connection:
                 is_open = await users.session_is_open(connection, claims.session_id, claims.user_id)
             if is_open:
-                await self._cache.remember_open(claims.session_id)
+                await self._cache.remember_open(claims.session_id, claims.user_id)
         if not is_open:
             raise NotAuthenticated
         return Caller(claims.user_id, claims.session_id)
@@ -140,58 +148,81 @@ class AuthService:
         """Replace the identity key: the old and the new one sign it. Ends the user's other sessions.
 
         A token alone must not be enough, or whoever steals one takes the account over.
-        Raises InvalidKey, InvalidSignature.
+        Raises InvalidKey, InvalidSignature, Conflict.
         """
         new = _read_key(request.ecdsa_public_key)
+        user = await self._acting(caller)
+        old, ecdh = PublicKey(user.ecdsa_public_key), PublicKey(user.ecdh_public_key)
+        if new in {old, ecdh}:
+            raise InvalidKey("The new key must differ from both of the present ones.")
+        rotation = transcripts.rotate_ecdsa(caller.user_id, old, new)
+        _demand(old, request.old_key_signature, rotation)
+        _demand(new, request.new_key_signature, rotation)
+        _demand(new, request.ecdh_signature, transcripts.register(user.name, new, ecdh))
         async with self._database.transaction() as tx:
-            contact_ids = await contacts.contact_ids(tx, caller.user_id)
-            user = (await users.lock(tx, {caller.user_id, *contact_ids})).get(caller.user_id)
-            if user is None:
-                raise NotAuthenticated
-            old, ecdh = PublicKey(user.ecdsa_public_key), PublicKey(user.ecdh_public_key)
-            if new in {old, ecdh}:
-                raise InvalidKey("The new key must differ from both of the present ones.")
-            rotation = transcripts.rotate_ecdsa(caller.user_id, old, new)
-            _demand(old, request.old_key_signature, rotation)
-            _demand(new, request.new_key_signature, rotation)
-            _demand(new, request.ecdh_signature, transcripts.register(user.name, new, ecdh))
+            told = await self._lock_unchanged(tx, user)
             await users.set_ecdsa_key(tx, caller.user_id, new.der, request.ecdh_signature)
             others = [each for each in await users.sessions_of(tx, caller.user_id) if each != caller.session_id]
             await self._cache.remember_ended(others)
             await users.end_sessions(tx, others)
-            await users.touch_contacts(tx, contact_ids)
-            hints = payloads(Kind.CONTACTS, contact_ids) + payloads(Kind.SESSIONS, [caller.user_id])
-            await messages.notify(tx, hints)
+            await _tell(tx, told, payloads(Kind.SESSIONS, [caller.user_id]))
 
     async def update_ecdh_key(self, caller: Caller, request: EcdhUpdate) -> None:
-        """Replace the encryption key, signed by the identity key; raises InvalidKey, InvalidSignature."""
+        """Replace the encryption key, signed by the identity key; raises InvalidKey, InvalidSignature, Conflict.
+
+        A key that was replaced never comes back: its signature is public, and would let a session alone bring back
+        a key that was given up because it was stolen.
+        """
         new = _read_key(request.ecdh_public_key)
+        user = await self._acting(caller)
+        ecdsa = PublicKey(user.ecdsa_public_key)
+        if new == ecdsa:
+            raise InvalidKey
+        _demand(ecdsa, request.ecdh_signature, transcripts.register(user.name, ecdsa, new))
         async with self._database.transaction() as tx:
-            contact_ids = await contacts.contact_ids(tx, caller.user_id)
-            user = (await users.lock(tx, {caller.user_id, *contact_ids})).get(caller.user_id)
-            if user is None:
-                raise NotAuthenticated
-            ecdsa = PublicKey(user.ecdsa_public_key)
-            if new == ecdsa:
-                raise InvalidKey
-            _demand(ecdsa, request.ecdh_signature, transcripts.register(user.name, ecdsa, new))
+            told = await self._lock_unchanged(tx, user)
+            if await users.is_retired_ecdh_key(tx, caller.user_id, new.der):
+                raise InvalidKey("This key was yours before: make a new one.")
+            if new.der != user.ecdh_public_key:
+                await users.retire_ecdh_key(tx, caller.user_id, user.ecdh_public_key)
             await users.set_ecdh_key(tx, caller.user_id, new.der, request.ecdh_signature)
-            await users.touch_contacts(tx, contact_ids)
-            await messages.notify(tx, payloads(Kind.CONTACTS, contact_ids))
+            await _tell(tx, told, [])
 
     async def delete(self, caller: Caller, signature: bytes) -> None:
-        """Erase the account and all that is its own, but the claim on its name; raises InvalidSignature."""
+        """Erase the account and all that is its own, but the claim on its name; raises InvalidSignature, Conflict."""
+        user = await self._acting(caller)
+        _demand(PublicKey(user.ecdsa_public_key), signature, transcripts.delete_account(caller.user_id))
         async with self._database.transaction() as tx:
-            contact_ids = await contacts.contact_ids(tx, caller.user_id)
-            user = (await users.lock(tx, {caller.user_id, *contact_ids})).get(caller.user_id)
-            if user is None:
-                raise NotAuthenticated
-            _demand(PublicKey(user.ecdsa_public_key), signature, transcripts.delete_account(caller.user_id))
+            told = await self._lock_unchanged(tx, user, accepted_only=False)
             await self._cache.remember_ended(await users.sessions_of(tx, caller.user_id))
             await users.remove(tx, caller.user_id)
-            await users.touch_contacts(tx, contact_ids)
-            hints = payloads(Kind.CONTACTS, contact_ids) + payloads(Kind.SESSIONS, [caller.user_id])
-            await messages.notify(tx, hints)
+            await _tell(tx, told, payloads(Kind.SESSIONS, [caller.user_id]))
+
+    async def _acting(self, caller: Caller) -> users.User:
+        user = await self._user(caller.user_id)
+        if user is None:
+            raise NotAuthenticated
+        return user
+
+    @staticmethod
+    async def _lock_unchanged(tx: Transaction, user: users.User, *, accepted_only: bool = True) -> list[UUID]:
+        """Lock a user, if still as when the signatures were checked, and their contacts; return the contacts' ids.
+
+        Nobody is locked before the signatures were found good. Raises Conflict if another change came first, NotAuthenticated if it was a deletion.
+        """
+        contact_ids = await contacts.contact_ids(tx, user.id, accepted_only=accepted_only)
+        locked = await users.lock(tx, {user.id, *contact_ids})
+        if user.id not in locked:
+            raise NotAuthenticated
+        if locked[user.id] != user:
+            raise Conflict("Your account was changed at the same moment: look at it, and try again.")
+        return [each for each in contact_ids if each in locked]
+
+
+async def _tell(tx: Transaction, contact_ids: list[UUID], hints: list[str]) -> None:
+    """Count a change for locked contacts, and hint at it when the transaction commits."""
+    await users.touch_contacts(tx, contact_ids)
+    await messages.notify(tx, payloads(Kind.CONTACTS, contact_ids) + hints)
 
 
 def _digest(challenge: str) -> bytes:

@@ -1,6 +1,7 @@
 """Sending, waiting, reading, acknowledging: the life of a message on the router."""
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 from blindpost.core.database import Database
@@ -41,8 +42,8 @@ class MessageService:
 
     async def undelivered(self, caller: Caller, limit: int) -> MessagePage:
         async with self._database.reading() as connection:
-            rows = await messages.inbox(connection, caller.user_id, limit + 1)
-        return MessagePage.model_validate(_page(rows, limit))
+            rows, has_more = await messages.inbox(connection, caller.user_id, limit)
+        return MessagePage(**_page(rows, has_more=has_more))
 
     async def poll(self, caller: Caller, timeout_s: float, limit: int) -> PollAnswer:
         """Return what there is, or wait for it; raises TooManyWaiting, ShuttingDown, NotAuthenticated.
@@ -65,7 +66,7 @@ class MessageService:
             news = await messages.news(connection, caller.user_id, caller.session_id)
             if news is None:
                 raise NotAuthenticated
-            rows = await messages.inbox(connection, caller.user_id, limit + 1)
+            rows, has_more = await messages.inbox(connection, caller.user_id, limit)
         delivered: list[UUID] = []
         contacts_changed = False
         if news.receipts or news.contacts:
@@ -74,7 +75,7 @@ class MessageService:
                     contacts_changed = await messages.take_contacts_changed(tx, caller.user_id, caller.session_id)
                 if news.receipts:
                     delivered = await messages.take_receipts(tx, caller.user_id, PAGE_MAX)
-        return PollAnswer(**_page(rows, limit), contacts_changed=contacts_changed, delivered=delivered)
+        return PollAnswer(**_page(rows, has_more=has_more), contacts_changed=contacts_changed, delivered=delivered)
 
     async def acknowledge(self, caller: Caller, message_ids: list[UUID]) -> Acknowledged:
         """Erase messages that the caller has; foreign and unknown ids are passed over alike."""
@@ -104,6 +105,6 @@ async def purge_forever(database: Database, retry_window_s: int) -> None:
         await asyncio.sleep(0 if purged == PURGE_BATCH else PURGE_INTERVAL_S)
 
 
-def _page(rows: list[messages.MessageRow], limit: int) -> dict[str, object]:
-    page = [Message.model_construct(**row._asdict()) for row in rows[:limit]]
-    return {"has_messages": bool(page), "has_more": len(rows) > limit, "messages": page}
+def _page(rows: list[messages.MessageRow], *, has_more: bool) -> dict[str, Any]:
+    page = [Message.model_construct(**row._asdict()) for row in rows]
+    return {"has_messages": bool(page), "has_more": has_more, "messages": page}

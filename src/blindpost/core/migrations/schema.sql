@@ -32,6 +32,10 @@ CREATE TABLE public.names (
     name_key text NOT NULL COLLATE pg_catalog."C",
     CONSTRAINT names_shape_check CHECK ((name_key ~ '^[a-z0-9_]{3,50}$'::text))
 );
+CREATE TABLE public.retired_ecdh_keys (
+    user_id uuid NOT NULL,
+    fingerprint bytea NOT NULL
+);
 CREATE TABLE public.secrets (
     name text NOT NULL,
     value bytea NOT NULL
@@ -69,6 +73,8 @@ ALTER TABLE ONLY public.messages
     ADD CONSTRAINT messages_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.names
     ADD CONSTRAINT names_pkey PRIMARY KEY (name_key);
+ALTER TABLE ONLY public.retired_ecdh_keys
+    ADD CONSTRAINT retired_ecdh_keys_pkey PRIMARY KEY (user_id, fingerprint);
 ALTER TABLE ONLY public.secrets
     ADD CONSTRAINT secrets_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY public.sessions
@@ -94,6 +100,8 @@ ALTER TABLE ONLY public.messages
     ADD CONSTRAINT messages_recipient_id_fkey FOREIGN KEY (recipient_id) REFERENCES public.users(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.messages
     ADD CONSTRAINT messages_sender_id_fkey FOREIGN KEY (sender_id) REFERENCES public.users(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.retired_ecdh_keys
+    ADD CONSTRAINT retired_ecdh_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.users

@@ -138,8 +138,10 @@ async def _users(tx: AsyncConnection, me: UUID, condition: ColumnElement[bool], 
     return [UserRow(*row) for row in await tx.execute(statement)]
 
 
-async def contact_ids(tx: AsyncConnection, me: UUID) -> list[UUID]:
-    """Everybody who stands in a request with this user, whatever its status."""
+async def contact_ids(tx: AsyncConnection, me: UUID, *, accepted_only: bool) -> list[UUID]:
+    """Everybody who stands in a request with this user: the accepted ones, or whatever its status."""
     other = case((requests.c.sender_id == me, requests.c.receiver_id), else_=requests.c.sender_id)
     statement = select(other).where(or_(requests.c.sender_id == me, requests.c.receiver_id == me))
+    if accepted_only:
+        statement = statement.where(requests.c.status == "accepted")
     return list((await tx.execute(statement)).scalars())

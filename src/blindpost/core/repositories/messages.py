@@ -2,14 +2,30 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, CompoundSelect, Uuid, any_, delete, exists, func, literal, select, text, union, update
+from sqlalchemy import (
+    ARRAY,
+    CompoundSelect,
+    Uuid,
+    any_,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    select,
+    text,
+    union,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from blindpost.core.hub import CHANNEL
 from blindpost.core.schema import messages, sessions, users
+
+PAGE_BYTES: Final = 4 * 1024 * 1024
 
 
 class MessageRow(NamedTuple):
@@ -30,15 +46,29 @@ class News(NamedTuple):
     contacts: bool
 
 
-async def inbox(tx: AsyncConnection, user_id: UUID, limit: int) -> list[MessageRow]:
-    """Read what is unacknowledged, oldest first; never "what is newer than": ids may commit out of order."""
-    statement = (
-        select(*(messages.c[field] for field in MessageRow._fields))
+async def inbox(tx: AsyncConnection, user_id: UUID, limit: int) -> tuple[list[MessageRow], bool]:
+    """Read what is unacknowledged, oldest first, and whether there is more.
+
+    Never "what is newer than": ids may commit out of order. A page ends at `limit` messages or with the one that
+    reaches PAGE_BYTES: what one request can make the process hold is bounded.
+    """
+    size = func.octet_length(messages.c.message)
+    waiting = (
+        select(
+            *(messages.c[field] for field in MessageRow._fields),
+            (func.sum(size).over(order_by=messages.c.id) - size).label("before"),
+        )
         .where(messages.c.recipient_id == user_id)
         .order_by(messages.c.id)
-        .limit(limit)
+        .limit(limit + 1)
+        .subquery()
     )
-    return [MessageRow(*row) for row in await tx.execute(statement)]
+    # The first message beyond the page is read too, without its ciphertext: it tells that there is more.
+    message = case((waiting.c.before < PAGE_BYTES, waiting.c.message)).label("message")
+    columns = [message if field == "message" else waiting.c[field] for field in MessageRow._fields]
+    rows = list(await tx.execute(select(*columns).order_by(waiting.c.id)))
+    page = [MessageRow(*row) for row in rows[:limit] if row.message is not None]
+    return page, len(page) < len(rows)
 
 
 async def news(tx: AsyncConnection, user_id: UUID, session_id: UUID) -> News | None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from hashlib import sha384
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, func, insert, literal, select, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.elements import CollectionAggregate
 
-from blindpost.core.schema import names, secrets, sessions, token_keys, users
+from blindpost.core.schema import names, retired_ecdh_keys, secrets, sessions, token_keys, users
 
 
 class User(NamedTuple):
@@ -62,13 +64,18 @@ async def lock(tx: AsyncConnection, user_ids: Iterable[UUID]) -> dict[UUID, User
     In the order of the ids, so that two transactions never wait for each other. Messages to and from them still
     pass: a foreign key's check takes a weaker lock, which this one lets be.
     """
-    statement = _USER.where(users.c.id.in_(list(user_ids))).order_by(users.c.id).with_for_update(key_share=True)
+    statement = _USER.where(users.c.id == _any(user_ids)).order_by(users.c.id).with_for_update(key_share=True)
     return {row.id: User(*row) for row in await tx.execute(statement)}
 
 
 async def _one(tx: AsyncConnection, condition: ColumnElement[bool]) -> User | None:
     row = (await tx.execute(_USER.where(condition))).first()
     return User(*row) if row else None
+
+
+def _any(ids: Iterable[UUID]) -> CollectionAggregate[bool]:
+    """One array, however many: a list of parameters ends at 32,767."""
+    return any_(literal(list(ids), ARRAY(Uuid)))
 
 
 async def set_ecdsa_key(tx: AsyncConnection, user_id: UUID, key: bytes, ecdh_signature: bytes) -> None:
@@ -81,6 +88,20 @@ async def set_ecdh_key(tx: AsyncConnection, user_id: UUID, key: bytes, ecdh_sign
     await tx.execute(update(users).where(users.c.id == user_id).values(values))
 
 
+async def retire_ecdh_key(tx: AsyncConnection, user_id: UUID, key: bytes) -> None:
+    """Remember a replaced key by its SHA-384."""
+    row = {"user_id": user_id, "fingerprint": sha384(key).digest()}
+    await tx.execute(upsert(retired_ecdh_keys).values(row).on_conflict_do_nothing())
+
+
+async def is_retired_ecdh_key(tx: AsyncConnection, user_id: UUID, key: bytes) -> bool:
+    fingerprints = retired_ecdh_keys.c
+    statement = select(fingerprints.user_id).where(
+        fingerprints.user_id == user_id, fingerprints.fingerprint == sha384(key).digest()
+    )
+    return (await tx.execute(statement)).first() is not None
+
+
 async def remove(tx: AsyncConnection, user_id: UUID) -> None:
     """Delete a user and, by cascade, everything of theirs. The claim on the name stays."""
     await tx.execute(delete(users).where(users.c.id == user_id))
@@ -88,7 +109,7 @@ async def remove(tx: AsyncConnection, user_id: UUID) -> None:
 
 async def touch_contacts(tx: AsyncConnection, user_ids: Iterable[UUID]) -> None:
     """Count a change among the contacts of these users, whom the caller has locked."""
-    statement = update(users).where(users.c.id.in_(list(user_ids)))
+    statement = update(users).where(users.c.id == _any(user_ids))
     await tx.execute(statement.values(contacts_version=users.c.contacts_version + 1))
 
 
@@ -124,7 +145,7 @@ async def sessions_of(tx: AsyncConnection, user_id: UUID) -> list[UUID]:
 
 
 async def end_sessions(tx: AsyncConnection, session_ids: Iterable[UUID]) -> None:
-    await tx.execute(delete(sessions).where(sessions.c.id.in_(list(session_ids))))
+    await tx.execute(delete(sessions).where(sessions.c.id == _any(session_ids)))
 
 
 async def publish_token_key(tx: AsyncConnection, key_id: str, public_key: bytes) -> None:

@@ -10,7 +10,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-TABLES = ("secrets", "token_keys", "messages", "contact_requests", "sessions", "users", "names")
+TABLES = ("secrets", "token_keys", "messages", "contact_requests", "sessions", "retired_ecdh_keys", "users", "names")
 
 STATEMENTS = (
     """
@@ -36,6 +36,13 @@ STATEMENTS = (
         CONSTRAINT users_key_length_check
             CHECK (octet_length(ecdsa_public_key) = 120 AND octet_length(ecdh_public_key) = 120),
         CONSTRAINT users_keys_differ_check CHECK (ecdsa_public_key <> ecdh_public_key)
+    )
+    """,
+    """
+    CREATE TABLE retired_ecdh_keys (
+        user_id uuid NOT NULL CONSTRAINT retired_ecdh_keys_user_id_fkey REFERENCES users (id) ON DELETE CASCADE,
+        fingerprint bytea NOT NULL,
+        CONSTRAINT retired_ecdh_keys_pkey PRIMARY KEY (user_id, fingerprint)
     )
     """,
     """
