@@ -10,6 +10,7 @@ import pytest
 
 from blindpost.app import Running
 from blindpost.core.embedded import EmbeddedStores, StoreUrls
+from checks import client_of
 from support import running_in_thread, settings_for
 
 
@@ -36,5 +37,5 @@ def router(stores: StoreUrls, data_dir: Path) -> Iterator[Running]:
 @pytest.fixture
 async def http(router: Running) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the worker's router."""
-    async with httpx.AsyncClient(base_url=router.origin, timeout=90) as client:
+    async with client_of(router) as client:
         yield client

@@ -31,6 +31,7 @@ from blindpost.routers import contacts as contacts_router
 from blindpost.routers import health as health_router
 from blindpost.routers import messages as messages_router
 from blindpost.routers import problems
+from blindpost.routers.connection import Connection
 from blindpost.routers.middleware import Gate
 from blindpost.services.auth import AuthService
 from blindpost.services.contacts import ContactService
@@ -209,6 +210,8 @@ async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Run
             server = _Server(
                 uvicorn.Config(
                     create_app(container),
+                    http=Connection,
+                    ws="none",
                     lifespan="off",
                     log_config=None,
                     log_level=logging.WARNING,
@@ -249,7 +252,11 @@ def _allow_many_files() -> None:
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
+        # Accepted connections inherit it; asyncio sets it only on sockets that it made itself. Without it an answer
+        # can wait 40 ms for the client's delayed acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         raise ConfigurationError(
             f"cannot listen on {_host(host)}:{port}: {error.strerror}",

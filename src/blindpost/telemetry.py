@@ -45,6 +45,9 @@ BATCH_SIZE: Final = Histogram(
     registry=registry,
 )
 WAITING: Final = Gauge("blindpost_waiting", "Polls that wait now", registry=registry)
+CONNECTIONS_REFUSED: Final = Counter(
+    "blindpost_connections_refused_total", "Connections beyond what the open files allow", registry=registry
+)
 LISTENER_UP: Final = Gauge("blindpost_listener_up", "1 while the listening connection is open", registry=registry)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("blindpost")

@@ -31,6 +31,7 @@ from blindpost.client import (
     Unreachable,
     UntrustedAnswer,
     WrongKeys,
+    WrongName,
     WrongServer,
 )
 from blindpost.client import client as client_module
@@ -254,6 +255,110 @@ async def test_an_identity_serves_one_origin(router: LyingRouter) -> None:
         await other.login()
 
 
+def refuse_connection(*_: object) -> Answer:
+    raise httpx.ConnectError("refused")
+
+
+async def test_a_mistyped_address_binds_nothing(router: LyingRouter) -> None:
+    """Nobody listens there, or somebody who is no router: the identity goes to the right one."""
+    alice = Identity.generate("alice")
+    for answer in (refuse_connection, says(problem(404, "not_found")), says(problem(409, "username_taken"))):
+        router.lies["POST /auth/register"] = answer
+        with pytest.raises((Unreachable, Refused)):
+            await router.client(alice).register()
+        assert (alice.origin, alice.user_id) == (None, None)
+    del router.lies["POST /auth/register"]
+    await router.client(alice).register()
+    assert alice.origin == ORIGIN
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [lost] * 9,
+        [lost, *[refuse_connection] * 9],
+        [says(problem(503, "database")), *[refuse_connection] * 9],
+        [says(problem(500, "internal"))],
+        [says(problem(429, "rate_limited"))],
+    ],
+)
+async def test_an_identity_stays_where_it_may_be_registered(answers: list[Any], router: LyingRouter) -> None:
+    """One request that may have arrived is enough, whatever became of the later ones."""
+    alice = Identity.generate("alice")
+    router.lies["POST /auth/register"] = list(answers)
+    with pytest.raises((Unreachable, Refused)):
+        await router.client(alice).register()
+    assert alice.origin == ORIGIN
+    router.lies["POST /auth/register"] = refuse_connection
+    with pytest.raises(Unreachable):
+        await router.client(alice).register()
+    assert alice.origin == ORIGIN
+
+
+async def test_a_login_that_fails_after_a_conflict_leaves_it_open(router: LyingRouter) -> None:
+    """The name may be taken by this very identity, so it stays."""
+    alice = Identity.generate("alice")
+    router.lies["POST /auth/register"] = says(problem(409, "username_taken"))
+    router.lies["GET /auth/challenge"] = refuse_connection
+    with pytest.raises(Unreachable):
+        await router.client(alice).register()
+    assert alice.origin == ORIGIN
+
+
+# Several processes with one identity
+
+
+async def test_a_follower_and_a_second_process(router: LyingRouter, tmp_path: Path) -> None:
+    """The one follows, the other compares, sends and replaces keys: neither loses what the other did."""
+    alice, alice_id, bob, _ = await pair(router)
+    path = tmp_path / "bob.identity"
+    bob.identity.save(path, "secret", kdf=Scrypt(log2_n=4))
+
+    def process() -> Client:
+        identity = Identity.load(path, "secret", floor=Scrypt(log2_n=4))
+        return router.client(identity, Store.open(tmp_path / "bob.store", identity))
+
+    follower, second = process(), process()
+    stream = follower.messages()
+    await alice.send("bob", "one")
+    assert (await next_of(stream)).text == "one"
+    number = await second.safety_number(alice_id)
+    assert await second.mark_verified(alice_id, number)
+    await second.send(alice_id, "answer")
+    await second.rotate_ecdh_key()
+    alice._directory.expire()
+    await alice.send("bob", "two")
+    assert (await next_of(stream)).text == "two"
+    await second.rotate_ecdsa_key()
+    router.tokens.clear()
+    await follower.login()
+    await follower.aclose()
+    assert await follower.is_verified(alice_id)
+    later = process()
+    assert (later.identity.ecdsa_key, later.identity.ecdh_key) == (
+        second.identity.ecdsa_key,
+        second.identity.ecdh_key,
+    )
+    assert await later.is_verified(alice_id)
+    assert later._store.contacts.get(alice_id) == follower._store.contacts.get(alice_id)
+    assert [each.text for each in await later.receive_once()] == ["two"], "its turn was left, so it counts as unread"
+
+
+async def test_a_key_confirmed_in_another_process_opens_what_was_held(router: LyingRouter, tmp_path: Path) -> None:
+    """`contacts confirm` beside `receive --follow`."""
+    alice, _, bob, _ = await pair(router)
+    follower, second = (router.client(bob.identity, Store.open(tmp_path / "store", bob.identity)) for _ in range(2))
+    await follower._directory.contact(alice.identity.account)
+    await alice.rotate_ecdsa_key()
+    await alice.send("bob", "after")
+    stream = follower.messages()
+    held = await next_of(stream)
+    assert isinstance(held.problem, KeyChanged)
+    waiting = asyncio.create_task(next_of(stream))
+    await second.confirm_keys("alice", held.problem.new_number)
+    assert (await waiting).text == "after"
+
+
 # Other people's keys
 
 
@@ -310,15 +415,23 @@ async def test_names_that_nobody_can_have_are_refused(name: str, router: LyingRo
 
 
 async def test_nobody_of_that_name(router: LyingRouter) -> None:
-    """An unknown name is an error with a hint, a short prefix a mistake of the caller."""
+    """An unknown name is an error with a hint, and so is one that nobody can have, or one's own."""
     alice, _ = await router.account("alice")
     with pytest.raises(UnknownContact) as caught:
         await alice.request_contact("nobody")
     assert caught.value.hint
     with pytest.raises(UnknownContact):
         await alice.send("nobody", "x")
-    with pytest.raises(ValueError, match="3 letters"):
-        await alice.search("ab")
+    for name in ("ab", "Älice", "a b c", ""):
+        for call in (alice.search, alice.request_contact):
+            with pytest.raises(WrongName, match="3 letters") as refused:
+                await call(name)
+            assert refused.value.hint
+    for me in ("alice", "ALICE", alice.identity.account):
+        with pytest.raises(WrongName, match="that is you"):
+            await alice.request_contact(me)
+        with pytest.raises(WrongName, match="that is you"):
+            await alice.send(me, "x")
 
 
 async def test_a_changed_identity_key_stops_sending_until_confirmed(router: LyingRouter) -> None:
@@ -432,9 +545,8 @@ async def test_an_old_message_beyond_memory_is_shown_as_doubtful(router: LyingRo
     alice, alice_id, bob, _ = await pair(router)
     await alice.send("bob", "hello")
     await bob.safety_number(alice_id)
-    sender = bob._store.contacts.get(alice_id)
-    assert sender is not None
-    sender.forgotten_until = 2**52
+    with bob._store.change() as state:
+        state.contacts[alice_id] = state.contacts[alice_id].model_copy(update={"forgotten_until": 2**52})
     [received] = await bob.receive_once()
     assert received.text == "hello"
     assert isinstance(received.problem, MaybeRepeated)

@@ -1,5 +1,10 @@
 """A client's memory: whose keys, what was read, what is unsent. It is encrypted, and outlives the process."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from uuid import UUID
 
@@ -8,11 +13,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blindpost.client import Contact, DamagedFile, FileError, Identity, KeyChanged, OutboxFull, Store, UntrustedAnswer
+from blindpost.client import (
+    Contact,
+    DamagedFile,
+    ExposedFile,
+    FileError,
+    Identity,
+    KeyChanged,
+    OutboxFull,
+    Scrypt,
+    Store,
+    UntrustedAnswer,
+    WrongServer,
+)
+from blindpost.client import files as files_module
 from blindpost.client import store as store_module
-from blindpost.client.files import write_private
+from blindpost.client.files import locked, write_private
 from blindpost.client.store import OUTBOX_MAX, READ_MAX, Unsent, UserKeys
-from blindpost.protocol.envelope import Content, Kind
 from blindpost.protocol.keys import PublicKey
 
 BOB = UUID(int=2)
@@ -32,6 +49,18 @@ def registered() -> Identity:
 ALICE = registered()
 
 
+def remembered(store: Store) -> Contact:
+    bob = store.contacts.get(BOB)
+    assert bob is not None
+    return bob
+
+
+def verified(store: Store) -> Contact:
+    bob = store.contacts.learn(keys(0, 1))
+    assert store.contacts.verify(BOB, store.contacts.number(bob))
+    return remembered(store)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "alice.store"
@@ -45,20 +74,21 @@ def store() -> Store:
 def test_the_first_keys_are_kept(store: Store) -> None:
     """Trust on first use; the same keys again change nothing."""
     first = store.contacts.learn(keys(0, 1))
-    assert store.contacts.learn(keys(0, 1)) is first
-    assert store.contacts.get(BOB) is store.contacts.named("BOB") is first
+    assert store.contacts.learn(keys(0, 1)) == first
+    assert store.contacts.get(BOB) == store.contacts.named("BOB") == first
     assert store.contacts.named("nobody") is None
 
 
 def test_another_identity_key_needs_the_users_word(store: Store) -> None:
     """The keys in use stay until the user confirms the very ones shown."""
-    bob = store.contacts.learn(keys(0, 1))
-    bob.verified = True
+    bob = verified(store)
     with pytest.raises(KeyChanged) as caught:
         store.contacts.learn(keys(2, 3))
-    assert (bob.ecdsa, bob.ecdh, bob.verified) == (KEYS[0], KEYS[1], True)
+    assert remembered(store) == bob.model_copy(update={"offered": (KEYS[2], KEYS[3])})
     assert caught.value.old_number == store.contacts.number(bob)
-    assert store.contacts.confirm(bob, caught.value.new_number)
+    assert not store.contacts.verify(BOB, caught.value.new_number)
+    assert store.contacts.confirm(BOB, caught.value.new_number)
+    bob = remembered(store)
     assert (bob.ecdsa, bob.ecdh, bob.verified, bob.offered) == (KEYS[2], KEYS[3], False, None)
 
 
@@ -69,8 +99,8 @@ def test_keys_that_came_after_the_look_are_not_confirmed(store: Store) -> None:
         store.contacts.learn(keys(2, 3))
     with pytest.raises(KeyChanged):
         store.contacts.learn(keys(4, 5))
-    assert not store.contacts.confirm(bob, seen.value.new_number)
-    assert bob.ecdsa == KEYS[0]
+    assert not store.contacts.confirm(BOB, seen.value.new_number)
+    assert remembered(store).ecdsa == bob.ecdsa == KEYS[0]
 
 
 def test_a_change_taken_back_is_forgotten(store: Store) -> None:
@@ -78,37 +108,36 @@ def test_a_change_taken_back_is_forgotten(store: Store) -> None:
     bob = store.contacts.learn(keys(0, 1))
     with pytest.raises(KeyChanged):
         store.contacts.learn(keys(2, 3))
-    assert store.contacts.learn(keys(0, 1)) is bob
-    assert not store.contacts.confirm(bob, store.contacts.number(bob))
+    assert store.contacts.learn(keys(0, 1)) == bob
+    assert not store.contacts.confirm(BOB, store.contacts.number(bob))
 
 
 def test_a_new_ecdh_key_is_its_owners_word(store: Store) -> None:
     """Under the same identity key it is accepted, and verification stays."""
-    bob = store.contacts.learn(keys(0, 1))
-    bob.verified = True
-    store.contacts.learn(keys(0, 2))
+    verified(store)
+    bob = store.contacts.learn(keys(0, 2))
     assert (bob.ecdh, bob.verified) == (KEYS[2], True)
 
 
 def test_a_replaced_ecdh_key_does_not_come_back(store: Store) -> None:
     """An old signature is still good, so a router could offer a key that was stolen since."""
-    bob = store.contacts.learn(keys(0, 1))
+    store.contacts.learn(keys(0, 1))
     store.contacts.learn(keys(0, 2))
     with pytest.raises(KeyChanged) as caught:
         store.contacts.learn(keys(0, 1))
-    assert bob.ecdh == KEYS[2]
-    assert store.contacts.confirm(bob, caught.value.new_number)
-    assert (bob.ecdh, bob.former) == (KEYS[1], [KEYS[2]])
+    assert remembered(store).ecdh == KEYS[2]
+    assert store.contacts.confirm(BOB, caught.value.new_number)
+    assert (remembered(store).ecdh, remembered(store).former) == (KEYS[1], (KEYS[2],))
 
 
 def test_everything_is_there_after_a_restart(path: Path) -> None:
     """Contacts with unconfirmed keys, read messages, flags and the outbox."""
     store = Store.open(path, ALICE)
-    bob = store.contacts.learn(keys(0, 1))
+    store.contacts.learn(keys(0, 1))
     store.contacts.learn(keys(0, 2))
     with pytest.raises(KeyChanged):
         store.contacts.learn(keys(3, 4))
-    store.mark_read(bob, UUID(int=5), 6)
+    store.mark_read(BOB, UUID(int=5), 6)
     store.flag(UUID(int=7))
     store.enqueue(Unsent(client_message_id=UUID(int=8), recipient_id=BOB, message=b"\x00\xff"))
     again = Store.open(path, ALICE)
@@ -123,7 +152,6 @@ def test_the_file_is_encrypted_and_the_owners(path: Path) -> None:
     """Names, ids and keys are not to be found in it, and only its owner can open it."""
     store = Store.open(path, ALICE)
     bob = store.contacts.learn(keys(0, 1))
-    store.save()
     data = path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o600
     assert b"bob" not in data
@@ -131,7 +159,7 @@ def test_the_file_is_encrypted_and_the_owners(path: Path) -> None:
     assert bob.ecdsa.der not in data
     with pytest.raises(DamagedFile):
         Store.open(path, Identity.generate("mallory"))
-    store.save()
+    store.flag(UUID(int=1))
     assert path.read_bytes()[:60] != data[:60]
 
 
@@ -140,7 +168,7 @@ def test_the_file_is_encrypted_and_the_owners(path: Path) -> None:
 def test_every_changed_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """No byte of the file can change and leave it readable."""
     path = tmp_path_factory.mktemp("store") / "file"
-    Store.open(path, ALICE).save()
+    Store.open(path, ALICE).flag(UUID(int=1))
     changed = bytearray(path.read_bytes())
     changed[data.draw(st.integers(0, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
     write_private(path, bytes(changed))
@@ -158,20 +186,21 @@ def test_other_files_are_refused(path: Path, content: bytes) -> None:
 
 def test_a_message_is_read_once(store: Store) -> None:
     """The sender's id for it counts, whatever the router calls it."""
-    bob = store.contacts.learn(keys(0, 1))
-    hello = Content(UUID(int=1), 100, Kind.TEXT, b"hello")
-    assert not store.was_read(bob, hello)
-    store.mark_read(bob, hello.client_message_id, hello.sent_at_ms)
-    assert store.was_read(bob, hello)
+    store.contacts.learn(keys(0, 1))
+    assert not store.was_read(BOB, UUID(int=1))
+    assert store.mark_read(BOB, UUID(int=1), 100)
+    assert store.was_read(BOB, UUID(int=1))
+    assert not store.mark_read(UUID(int=3), UUID(int=1), 100)
+    assert not store.was_read(UUID(int=3), UUID(int=1))
 
 
 def test_the_memory_is_bounded_and_knows_what_it_forgot(store: Store) -> None:
     """What was dropped from memory is not taken for new: everything up to its time is in doubt."""
-    bob = store.contacts.learn(keys(0, 1))
+    store.contacts.learn(keys(0, 1))
     for number in range(READ_MAX + 10):
-        store.mark_read(bob, UUID(int=number), 1_000 + number)
-    assert len(bob.read) == READ_MAX
-    assert bob.forgotten_until == 1_009
+        store.mark_read(BOB, UUID(int=number), 1_000 + number)
+    assert len(remembered(store).read) == READ_MAX
+    assert remembered(store).forgotten_until == 1_009
 
 
 @given(st.lists(st.tuples(st.uuids(), st.integers(0, 2**50)), max_size=40))
@@ -180,7 +209,7 @@ def test_no_message_is_accepted_twice(received: list[tuple[UUID, int]]) -> None:
     bob = Contact(user_id=BOB, username="bob", ecdsa=KEYS[0], ecdh=KEYS[1])
     unread = {message_id: sent_at for message_id, sent_at in received if message_id.int % 2}
     for message_id, sent_at in unread.items():
-        Store.mark_read(bob, message_id, sent_at)
+        bob = bob.having_read(message_id, sent_at)
     assert all(message_id in bob.read or sent_at <= bob.forgotten_until for message_id, sent_at in unread.items())
 
 
@@ -191,7 +220,7 @@ def test_a_router_cannot_invent_people_without_end(store: Store, monkeypatch: py
     with pytest.raises(UntrustedAnswer):
         store.contacts.learn(keys(2, 3)._replace(user_id=UUID(int=99)))
     assert store.contacts.all() == (bob,)
-    assert store.contacts.learn(keys(0, 1)) is bob
+    assert store.contacts.learn(keys(0, 1)) == bob
 
 
 def test_the_outbox_is_bounded(store: Store) -> None:
@@ -216,3 +245,196 @@ def test_it_shows_no_content(store: Store) -> None:
     """The repr counts, and names nobody."""
     store.contacts.learn(keys(0, 1))
     assert repr(store) == "<Store of 1 contacts>"
+
+
+# Several processes
+
+
+def unsent(number: int) -> Unsent:
+    return Unsent(client_message_id=UUID(int=number), recipient_id=BOB, message=b"x")
+
+
+def test_a_change_elsewhere_is_seen_and_kept(path: Path) -> None:
+    """A follower and a second command: neither undoes the other's pins, marks, outbox or read ids."""
+    follower, second = Store.open(path, ALICE), Store.open(path, ALICE)
+    bob = follower.contacts.learn(keys(0, 1))
+    assert second.contacts.verify(BOB, second.contacts.number(bob))
+    follower.mark_read(BOB, UUID(int=5), 6)
+    second.enqueue(unsent(8))
+    follower.flag(UUID(int=7))
+    for store in (follower, second, Store.open(path, ALICE)):
+        assert remembered(store).verified
+        assert store.was_read(BOB, UUID(int=5))
+        assert store.was_flagged(UUID(int=7))
+        assert store.unsent() == (unsent(8),)
+    follower.settle(UUID(int=8))
+    second.settle(UUID(int=8))
+    assert follower.unsent() == second.unsent() == ()
+
+
+def test_a_key_confirmed_elsewhere_is_used(path: Path) -> None:
+    """And one that the other process saw first is not taken without a word."""
+    one, other = Store.open(path, ALICE), Store.open(path, ALICE)
+    one.contacts.learn(keys(0, 1))
+    with pytest.raises(KeyChanged) as caught:
+        other.contacts.learn(keys(2, 3))
+    assert remembered(one).offered == (KEYS[2], KEYS[3])
+    assert one.contacts.confirm(BOB, caught.value.new_number)
+    assert other.contacts.learn(keys(2, 3)).ecdsa == KEYS[2]
+    with pytest.raises(WrongServer):
+        other.contacts.learn(keys(2, 3)._replace(username="mallory"))
+
+
+CHANGES = st.one_of(
+    st.tuples(st.just("read"), st.integers(0, 20)),
+    st.tuples(st.just("flag"), st.integers(0, 20)),
+    st.tuples(st.just("enqueue"), st.integers(0, 20)),
+    st.tuples(st.just("settle"), st.integers(0, 20)),
+    st.tuples(st.just("verify"), st.just(0)),
+    st.tuples(st.just("open"), st.just(0)),
+)
+
+
+def apply(store: Store, name: str, number: int) -> None:
+    match name:
+        case "read":
+            store.mark_read(BOB, UUID(int=number), number)
+        case "flag":
+            store.flag(UUID(int=number))
+        case "enqueue":
+            store.enqueue(unsent(number))
+        case "settle":
+            store.settle(UUID(int=number))
+        case "verify":
+            store.contacts.verify(BOB, store.contacts.number(remembered(store)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 1), CHANGES), max_size=25))
+def test_any_interleaving_is_as_one_process(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, tuple[str, int]]]
+) -> None:
+    """Two stores on one file, in any order of changes, remember what one in memory does."""
+    path = tmp_path_factory.mktemp("store") / "file"
+    single, stores = Store.in_memory(ALICE), [Store.open(path, ALICE), Store.open(path, ALICE)]
+    single.contacts.learn(keys(0, 1))
+    stores[0].contacts.learn(keys(0, 1))
+    for index, (name, number) in steps:
+        if name == "open":
+            stores[index] = Store.open(path, ALICE)
+        apply(stores[index], name, number)
+        apply(single, name, number)
+        assert stores[0].state == stores[1].state == single.state
+
+
+def test_a_change_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in memory nor on disk, whether it is the change or the disk that fails."""
+    store = Store.open(path, ALICE)
+    store.enqueue(unsent(1))
+
+    def interrupted() -> None:
+        with store.change():
+            store.settle(UUID(int=1))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+    def full(*_: object) -> None:
+        raise FileError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "write_private", full)
+        with pytest.raises(FileError):
+            store.settle(UUID(int=1))
+    assert store.unsent() == Store.open(path, ALICE).unsent() == (unsent(1),)
+
+
+def test_what_changes_nothing_is_not_written(path: Path) -> None:
+    """The keys are asked for at each start, and are mostly the same; a file that was deleted comes back."""
+    store = Store.open(path, ALICE)
+    store.contacts.learn(keys(0, 1))
+    before = path.read_bytes()
+    store.contacts.learn(keys(0, 1))
+    assert path.read_bytes() == before
+    path.unlink()
+    assert remembered(store).ecdsa == KEYS[0]
+    store.contacts.learn(keys(0, 1))
+    assert remembered(Store.open(path, ALICE)).ecdsa == KEYS[0]
+
+
+def test_the_lock_is_the_owners_and_no_link(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else can hold it, and it is not followed to elsewhere; a holder that was stopped is told of."""
+    store = Store.open(path, ALICE)
+    store.flag(UUID(int=1))
+    lock = path.with_name(f"{path.name}.lock")
+    assert lock.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr(files_module, "LOCK_WAIT_S", 0.02)
+    with locked(path), pytest.raises(FileError, match="in use"):
+        store.flag(UUID(int=2))
+    lock.chmod(0o644)
+    with pytest.raises(ExposedFile):
+        store.flag(UUID(int=2))
+    lock.unlink()
+    lock.symlink_to(path.with_name("elsewhere"))
+    with pytest.raises(FileError):
+        store.flag(UUID(int=2))
+    assert not path.with_name("elsewhere").exists()
+    assert not store.was_flagged(UUID(int=2))
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from uuid import UUID
+from blindpost.client import Identity, Scrypt, Store
+
+folder, first, task = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+identity = Identity.load(folder / "alice.identity", "secret", floor=Scrypt(log2_n=4))
+store = Store.open(folder / "alice.store", identity)
+if task == "hold":
+    with store.change():
+        store.flag(UUID(int=first))
+        print("held", flush=True)
+        time.sleep(60)
+for number in range(first, first + 40):
+    store.flag(UUID(int=number))
+"""
+
+
+def start(folder: Path, first: int, task: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", CHILD, folder, str(first), task], stdout=subprocess.PIPE)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Identity:
+    alice = registered()
+    alice.save(tmp_path / "alice.identity", "secret", kdf=Scrypt(log2_n=4))
+    return alice
+
+
+def test_processes_at_once_lose_nothing(path: Path, saved: Identity) -> None:
+    """Three real ones and this one, each with forty changes."""
+    store = Store.open(path, saved)
+    children = [start(path.parent, first, "flag") for first in (100, 200, 300)]
+    for number in range(40):
+        store.flag(UUID(int=number))
+    for child in children:
+        with child:
+            assert child.wait(60) == 0
+    expected = {UUID(int=first + number) for first in (0, 100, 200, 300) for number in range(40)}
+    assert set(store.state.flagged) == expected
+
+
+def test_a_killed_holder_leaves_no_lock(path: Path, saved: Identity) -> None:
+    """The kernel releases it, and of the change under way nothing remains."""
+    store = Store.open(path, saved)
+    with start(path.parent, 1, "hold") as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait(10)
+    began = time.monotonic()
+    store.flag(UUID(int=2))
+    assert time.monotonic() - began < 5
+    assert store.state.flagged == [UUID(int=2)]

@@ -133,10 +133,11 @@ def test_the_file_is_the_owners_alone(alice: Identity, path: Path) -> None:
 
 
 def test_nothing_is_left_beside_it(alice: Identity, path: Path) -> None:
-    """The temporary file becomes the file."""
+    """The temporary file becomes the file; the lock stays, and is empty."""
     alice.save(path, "secret", kdf=CHEAP)
     alice.belong_to(ORIGIN)
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert sorted(each.name for each in path.parent.iterdir()) == [path.name, f"{path.name}.lock"]
+    assert path.with_name(f"{path.name}.lock").read_bytes() == b""
 
 
 def test_links_are_not_followed(alice: Identity, path: Path) -> None:
@@ -254,3 +255,74 @@ def test_a_file_with_strange_content_is_damaged(alice: Identity, path: Path) -> 
         vault.write(json.dumps({**saved, **change}).encode())
         with pytest.raises(DamagedFile):
             reload(path)
+
+
+# Several processes
+
+
+def test_a_rotation_elsewhere_is_taken_in_and_never_undone(alice: Identity, path: Path) -> None:
+    """The one that did not rotate reads with the new key, and its own changes leave the new keys in the file."""
+    alice.save(path, "secret", kdf=CHEAP)
+    other = reload(path)
+    for role in Role:
+        other.begin_rotation(role)
+        other.finish_rotation(role)
+    alice.belong_to(ORIGIN, UUID(int=1))
+    for each in (alice, reload(path)):
+        assert (each.ecdsa_key, each.ecdh_key) == (other.ecdsa_key, other.ecdh_key)
+        assert len(each.reading_keys()) == 2
+    other.reload()
+    assert (other.origin, other.user_id) == (ORIGIN, UUID(int=1))
+
+
+def test_two_rotations_at_once_are_one(alice: Identity, path: Path) -> None:
+    """Both use the same next key, and a later one that no server knows is not put in place by the first's end."""
+    alice.save(path, "secret", kdf=CHEAP)
+    other = reload(path)
+    first = alice.begin_rotation(Role.ECDSA)
+    assert other.begin_rotation(Role.ECDSA) == first
+    other.finish_rotation(Role.ECDSA)
+    second = other.begin_rotation(Role.ECDSA)
+    alice.finish_rotation(Role.ECDSA)
+    assert (alice.ecdsa_key, alice.next_key(Role.ECDSA)) == (first, second)
+    assert reload(path).ecdsa_key == first
+
+
+def test_another_file_in_its_place_is_not_overwritten(alice: Identity, path: Path) -> None:
+    """Neither one under a new passphrase nor another identity; without a file, what is known is written again."""
+    alice.save(path, "secret", kdf=CHEAP)
+    other = reload(path)
+    other.save(path, "new", kdf=CHEAP)
+    before = path.read_bytes()
+    with pytest.raises(FileError, match="passphrase") as caught:
+        alice.belong_to(ORIGIN)
+    assert caught.value.hint
+    assert path.read_bytes() == before
+    assert alice.origin is None
+    path.unlink()
+    alice.belong_to(ORIGIN)
+    assert reload(path).origin == ORIGIN
+
+
+def test_another_root_under_the_same_key_is_refused(alice: Identity, path: Path) -> None:
+    """The store would not open any more."""
+    alice.save(path, "secret", kdf=CHEAP)
+    other = reload(path)
+    assert other._vault is not None
+    other._vault.write(Identity.generate("alice")._saved.model_dump_json().encode())
+    with pytest.raises(FileError, match="another identity"):
+        alice.reload()
+    other._vault.write(b"{}")
+    with pytest.raises(DamagedFile):
+        alice.reload()
+
+
+def test_a_server_without_an_account_is_left(alice: Identity) -> None:
+    """Only the one that it belongs to, and never once there is an account."""
+    alice.belong_to(ORIGIN)
+    alice.leave("https://other.example.org")
+    assert alice.origin == ORIGIN
+    alice.leave(ORIGIN)
+    alice.belong_to("https://other.example.org", UUID(int=1))
+    alice.leave("https://other.example.org")
+    assert alice.origin == "https://other.example.org"

@@ -22,7 +22,6 @@ from blindpost.client import (
     Identity,
     KeyChanged,
     Received,
-    Refused,
     Store,
     grouped,
 )
@@ -120,12 +119,13 @@ def register(
         path = identity or _directory() / f"{name}{SUFFIX}"
         is_new = not path.exists()
         try:
-            run(_register(server, _own_or_new(name, path), path))
+            me = _own_or_new(name, path)
+            run(_register(server, me, path))
         except ValueError as error:
             fail(str(error))
-        except Refused:
-            # Surely not registered: keys that are nobody's must not stand in the way of another try.
-            if is_new:
+        except ClientError:
+            # Surely not registered anywhere: keys that are nobody's must not stand in the way of another try.
+            if is_new and me.origin is None:
                 path.unlink(missing_ok=True)
             raise
         out.print(Text.assemble("You are ", (name, "bold green"), f" at {server}; your keys are in {path}."))

@@ -17,6 +17,7 @@ from blindpost.client.errors import (
     Unreachable,
     UntrustedAnswer,
     WrongKeys,
+    WrongName,
     WrongPassphrase,
     WrongServer,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Unreachable",
     "UntrustedAnswer",
     "WrongKeys",
+    "WrongName",
     "WrongPassphrase",
     "WrongServer",
     "grouped",

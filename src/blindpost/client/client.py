@@ -15,7 +15,15 @@ from uuid import UUID, uuid4
 import httpx
 
 from blindpost.client.directory import CONTACTS_MAX_BYTES, Directory
-from blindpost.client.errors import ClientError, LoginRefused, Refused, UnknownContact, Unreachable, UntrustedAnswer
+from blindpost.client.errors import (
+    ClientError,
+    LoginRefused,
+    Refused,
+    UnknownContact,
+    Unreachable,
+    UntrustedAnswer,
+    WrongName,
+)
 from blindpost.client.identity import Identity, Role
 from blindpost.client.inbox import Inbox, Received
 from blindpost.client.retry import Retry, is_passing
@@ -33,7 +41,9 @@ from blindpost.services.models.messages import Sent as SentAnswer
 
 T = TypeVar("T")
 
+CLIENT_ERROR: Final = 400
 CONFLICT: Final = 409
+SERVER_ERROR: Final = 500
 STATUS_IDS_MAX: Final = 100
 CLOSE_TIMEOUT_S: Final = 3.0
 IDLE_PAUSE_S: Final = 1.0
@@ -133,9 +143,12 @@ class Client:
         """Create the account and return its id; raises Refused with `username_taken` if the name is another's.
 
         Save the identity first: an account whose keys are lost is lost, and its name with it. After a lost answer
-        it may be called again.
+        it may be called again. The identity then belongs to this server, unless it is certain that it has no account
+        there: nobody was reached, or the server refused.
         """
         identity = self.identity
+        is_bound = identity.origin is not None
+        # Before the request leaves: after a crash nobody knows whether it arrived.
         identity.belong_to(self._transport.origin)
         request = RegisterRequest(
             username=identity.username,
@@ -147,10 +160,12 @@ class Client:
         ).model_dump(mode="json")
         try:
             body = await self._session.anonymous("POST", "/auth/register", json=request)
-        except Refused as error:
-            if error.status != CONFLICT or not await self._is_mine():
-                raise
-            return identity.account
+        except (Unreachable, Refused) as error:
+            if isinstance(error, Refused) and error.status == CONFLICT and await self._is_mine():
+                return identity.account
+            if not is_bound and _is_unregistered(error):
+                identity.leave(self._transport.origin)
+            raise
         answer = parse(Registered, body)
         if answer.username != identity.username:
             raise UntrustedAnswer("the server registered another name than the one asked for")
@@ -213,6 +228,7 @@ class Client:
 
     async def delete_account(self) -> None:
         """Erase the account at the router. The local files stay; the name cannot be taken again."""
+        self.identity.reload()
         signature = self.identity.sign(transcripts.delete_account(self.identity.account))
         request = DeleteAccount(signature=signature).model_dump(mode="json")
         try:
@@ -226,7 +242,7 @@ class Client:
     # People
 
     async def search(self, prefix: str) -> list[UserSummary]:
-        """Return users whose names begin with a prefix; raises ValueError for one that no name has."""
+        """Return users whose names begin with a prefix; raises WrongName for one that no name has."""
         return await self._directory.search(prefix)
 
     async def contacts(self) -> list[ContactEntry]:
@@ -253,8 +269,9 @@ class Client:
     async def request_contact(self, user: UUID | str) -> ContactEntry:
         """Ask a user, by id or name, to be a contact, and keep their keys. A request that stands is returned.
 
-        Raises UnknownContact, KeyChanged, WrongKeys.
+        Raises WrongName, UnknownContact, KeyChanged, WrongKeys.
         """
+        self._check_other(user)
         user_id = user if isinstance(user, UUID) else await self._find(user)
         await self._directory.contact(user_id)
         request = ContactRequest(receiver_id=user_id).model_dump(mode="json")
@@ -294,6 +311,7 @@ class Client:
 
     async def _resolve(self, user: UUID | str) -> UUID:
         """Return the id for an id, or for the name of a contact or of somebody who asked to be one."""
+        self._check_other(user)
         if isinstance(user, UUID):
             return user
         known = self._store.contacts.named(user)
@@ -304,6 +322,11 @@ class Client:
             if person.username.lower() == user.lower():
                 return person.user_id
         raise UnknownContact(f"{user} is no contact of yours")
+
+    def _check_other(self, user: UUID | str) -> None:
+        is_me = user == self.identity.user_id or str(user).lower() == self.identity.username.lower()
+        if is_me:
+            raise WrongName("that is you", "Give the name of somebody else.")
 
     # Trust
 
@@ -319,19 +342,14 @@ class Client:
         known = await self._remembered(contact)
         if known.offered is None:
             raise ValueError("this contact's keys have not changed")
-        if not self._store.contacts.confirm(known, _digits(safety_number)):
-            raise self._store.contacts.changed(known)
-        self._store.save()
+        if not self._store.contacts.confirm(known.user_id, _digits(safety_number)):
+            raise self._store.contacts.changed(self._store.contacts.get(known.user_id) or known)
         self._confirmed.set()
 
     async def mark_verified(self, contact: UUID | str, safety_number: str) -> bool:
         """Note that the user compared the number with the contact; False, and no change, if it is another."""
         known = await self._trusted(contact)
-        if self._store.contacts.number(known) != _digits(safety_number):
-            return False
-        known.verified = True
-        self._store.save()
-        return True
+        return self._store.contacts.verify(known.user_id, _digits(safety_number))
 
     async def is_verified(self, contact: UUID | str) -> bool:
         """Tell whether the user compared the safety number for the keys trusted now."""
@@ -364,6 +382,7 @@ class Client:
     async def flush(self) -> list[Sent]:
         """Send what a lost connection or a crash left in the outbox: the same bytes under the same ids.
 
+        Another process may do the same at the same time: the router keeps one of each.
         A message that the router refuses for good is dropped, and the refusal raised.
         """
         return [await self._post(unsent) for unsent in self._store.unsent()]
@@ -463,6 +482,13 @@ def _content(message: str | bytes, sent_at_ms: int) -> Content:
     is_text = isinstance(message, str)
     data = message.encode("utf-8") if isinstance(message, str) else message
     return Content(uuid4(), sent_at_ms, Kind.TEXT if is_text else Kind.BYTES, data)
+
+
+def _is_unregistered(error: Unreachable | Refused) -> bool:
+    """Tell whether the server surely has no account of this identity: it was not reached, or it refused for good."""
+    if isinstance(error, Unreachable):
+        return not error.sent
+    return CLIENT_ERROR <= error.status < SERVER_ERROR and not is_passing(error)
 
 
 def _digits(number: str) -> str:

@@ -4,7 +4,7 @@ import re
 from typing import Final
 from uuid import UUID
 
-from blindpost.client.errors import UnknownContact, UntrustedAnswer, WrongKeys, WrongServer
+from blindpost.client.errors import UnknownContact, UntrustedAnswer, WrongKeys, WrongName, WrongServer
 from blindpost.client.session import Session
 from blindpost.client.store import Contact, Store, UserKeys
 from blindpost.client.transport import parse
@@ -33,9 +33,9 @@ class Directory:
         self._fresh.clear()
 
     async def search(self, prefix: str) -> list[UserSummary]:
-        """Return users whose names begin with a prefix of 3 to 50 characters; raises ValueError for another."""
+        """Return users whose names begin with a prefix of 3 to 50 characters; raises WrongName for another."""
         if re.fullmatch(USERNAME_PATTERN, prefix) is None:
-            raise ValueError("search for at least 3 letters, digits or underscores")
+            raise WrongName("search for at least 3 letters, digits or underscores")
         answer = await self._session.call("GET", "/contacts/search-users", params={"username": prefix})
         return self._checked(parse(list[UserSummary], answer))
 
@@ -83,11 +83,7 @@ class Directory:
         """Ask for a user's keys and take them in; raises as `contact` does."""
         keys = await self._fetch(user_id)
         self._fresh.add(user_id)
-        try:
-            return self._store.contacts.learn(keys)
-        finally:
-            # A change not yet confirmed is remembered too: a restart must not make it look settled.
-            self._store.save()
+        return self._store.contacts.learn(keys)
 
     async def _fetch(self, user_id: UUID) -> UserKeys:
         username = await self._name(user_id)

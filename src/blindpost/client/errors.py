@@ -11,6 +11,7 @@ ClientError                       has a hint: what a person can do
 ├── CannotDecrypt                 a message was altered, or is not for these keys
 ├── MaybeRepeated                 a message may be an old one delivered again
 ├── UnknownContact                nobody of that name is known
+├── WrongName                     no name that a user can have, or the user's own
 ├── NotRegistered                 the identity has no account yet
 ├── OutboxFull                    too many messages wait to be sent
 └── FileError                     an identity or store file
@@ -117,7 +118,13 @@ class MaybeRepeated(ClientError):
 class UnknownContact(ClientError):
     """Nobody of that name is known."""
 
-    hint = "Search for the name, and send a contact request."
+    hint = "Look for the name with search, and send a contact request, or accept theirs."
+
+
+class WrongName(ClientError):
+    """A name that cannot be meant: no user can have it, or it is the user's own."""
+
+    hint = "Names are 3 to 50 letters from A to Z, digits and underscores."
 
 
 class NotRegistered(ClientError):

@@ -1,17 +1,38 @@
-"""Files for one pair of eyes: never readable by others, never half written."""
+"""Files for one pair of eyes: never readable by others, never half written, changed by one process at a time."""
 
 import os
 import secrets
 import stat
-from contextlib import suppress
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from blindpost.client.errors import DamagedFile, ExposedFile, FileError
 
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 OWNER_ONLY: Final = 0o600
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _NO_LINKS: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
+"""A pipe of that name would otherwise hold the open for ever."""
+
+LOCK_WAIT_S: Final = 10.0
+"""A change takes milliseconds: who holds the lock for longer was stopped."""
+LOCK_PAUSE_S: Final = 0.002
 
 
 def read_private(path: Path, max_bytes: int) -> bytes:
@@ -20,16 +41,61 @@ def read_private(path: Path, max_bytes: int) -> bytes:
     Raises FileError if there is none or it is a link, ExposedFile if others can read or write it, DamagedFile if it
     is over `max_bytes`. All checks are made on the opened file, so it cannot be exchanged in between.
     """
-    try:
-        # Not to wait: a pipe of that name would otherwise hold the open for ever.
-        descriptor = os.open(path, os.O_RDONLY | _NO_LINKS | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        raise FileError(f"{path} cannot be opened: {error.strerror}") from error
-    with os.fdopen(_checked(path, descriptor), "rb") as file:
-        data = file.read(max_bytes + 1)
+    data = _read(path, _open(path, os.O_RDONLY), max_bytes + 1)
     if len(data) > max_bytes:
         raise DamagedFile(f"{path} is larger than such a file can be")
     return data
+
+
+def peek_private(path: Path, size: int) -> bytes | None:
+    """Read the beginning of a file, or None if there is none; raises as `read_private` does."""
+    try:
+        return _read(path, _open(path, os.O_RDONLY), size)
+    except FileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a file; raises FileError if one holds it for more than 10 s.
+
+    The lock is the kernel's, on a file of its own that is never removed, as the file itself is replaced at each
+    change. It ends with its holder, however that ends. Never await while it is held, nor take it twice.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    descriptor = _checked(lock, _open(lock, os.O_RDWR | os.O_CREAT))
+    try:
+        _wait_for(path, descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for(path: Path, descriptor: int) -> None:
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            return _try_lock(descriptor)
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() > deadline:
+                raise FileError(f"{path} is in use", "End the other program that uses it, and try again.") from None
+        except OSError as error:
+            raise FileError(f"{path} cannot be locked: {error.strerror}") from error
+        time.sleep(LOCK_PAUSE_S)
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | _NO_LINKS | _NO_WAIT, OWNER_ONLY)
+    except OSError as error:
+        raise FileError(f"{path} cannot be opened: {error.strerror}") from error
+
+
+def _read(path: Path, descriptor: int, size: int) -> bytes:
+    with os.fdopen(_checked(path, descriptor), "rb") as file:
+        return file.read(size)
 
 
 def _checked(path: Path, descriptor: int) -> int:

@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from blindpost.client.errors import DamagedFile, FileError, NotRegistered, WrongServer
+from blindpost.client.files import locked
 from blindpost.client.vault import STANDARD, Scrypt, Vault
 from blindpost.protocol.keys import ECDSA_SHA384, PublicKey
 from blindpost.protocol.limits import USERNAME_PATTERN
@@ -53,6 +55,7 @@ class _Saved(BaseModel):
 
 
 _SAVED: Final = TypeAdapter(_Saved)
+_OTHER_ORIGIN: Final = "Use that address, or make another identity for this one."
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -88,6 +91,9 @@ class _Keys:
 
 class Identity:
     """Two key pairs and an account. Private keys never leave it, except into its own encrypted file.
+
+    Several processes may use one file: each change is made to what the file holds then, under a lock. `reload` takes
+    in what others changed; nothing else does while keys are in use, so what belongs together stays together.
 
     It signs whatever bytes it is given, so only code that built a transcript, or checked a challenge, may ask.
     Python cannot wipe memory: who can read this process's memory has the keys.
@@ -132,11 +138,27 @@ class Identity:
 
         Raises FileError if another file is there, or it cannot be written; ValueError for an empty passphrase.
         """
-        if path.exists() and (self._vault is None or self._vault.path != path):
-            raise FileError(f"{path} exists", "Choose another name: an identity is never overwritten.")
         vault = Vault.create(path, passphrase, kdf)
-        vault.write(_SAVED.dump_json(self._saved))
+        with locked(path):
+            if path.exists() and (self._vault is None or self._vault.path != path):
+                raise FileError(f"{path} exists", "Choose another name: an identity is never overwritten.")
+            self.reload()
+            vault.write(_SAVED.dump_json(self._saved))
         self._vault = vault
+
+    def reload(self) -> None:
+        """Take in what another process changed in the file; raises FileError if that cannot be read."""
+        content = None if self._vault is None else self._vault.news()
+        if content is None:
+            return
+        try:
+            saved = _SAVED.validate_json(content)
+            keys = _load_keys(saved)
+        except (ValidationError, ValueError) as error:
+            raise DamagedFile(f"{self.path} was written by another version of this program") from error
+        if saved.root != self._saved.root:
+            raise FileError(f"{self.path} is another identity by now", "Start this program again.")
+        self._saved, self._keys = saved, keys
 
     @property
     def username(self) -> str:
@@ -195,11 +217,19 @@ class Identity:
 
     def belong_to(self, origin: str, user_id: UUID | None = None) -> None:
         """Settle server and account, for good; raises WrongServer if they are others already."""
-        if self.origin not in {None, origin}:
-            raise WrongServer(f"this identity belongs to {self.origin}")
-        if user_id is not None and self.user_id not in {None, user_id}:
-            raise WrongServer("the server names another account for this identity")
-        self._update(origin=origin, user_id=user_id or self.user_id)
+
+        def settle(saved: _Saved) -> dict[str, object]:
+            if saved.origin not in {None, origin}:
+                raise WrongServer(f"this identity belongs to {saved.origin}", _OTHER_ORIGIN)
+            if user_id is not None and saved.user_id not in {None, user_id}:
+                raise WrongServer("the server names another account for this identity")
+            return {"origin": origin, "user_id": user_id or saved.user_id}
+
+        self._update(settle)
+
+    def leave(self, origin: str) -> None:
+        """Take `belong_to` back, for a server that surely has no account of this identity."""
+        self._update(lambda saved: {"origin": None} if (saved.origin, saved.user_id) == (origin, None) else {})
 
     def next_key(self, role: Role) -> PublicKey | None:
         """Return the public key of a rotation under way."""
@@ -208,8 +238,8 @@ class Identity:
 
     def begin_rotation(self, role: Role) -> PublicKey:
         """Make the next key, or return the one under way. It is in the file before any server hears of it."""
-        if self.next_key(role) is None:
-            self._update(**{f"next_{role}": _scalar()})
+        field = f"next_{role}"
+        self._update(lambda saved: {} if getattr(saved, field) else {field: _scalar()})
         key = self.next_key(role)
         if key is None:
             raise AssertionError("the next key was just made")
@@ -221,26 +251,38 @@ class Identity:
         A next key is never given up: a request that seemed lost may still take effect, and the account would then
         have a key that nobody has. The next rotation uses it.
         """
-        if self.next_key(role) is None:
-            return
-        if role is Role.ECDSA:
-            self._update(ecdsa=self._saved.next_ecdsa, next_ecdsa=None)
-        else:
-            self._update(ecdh=self._saved.next_ecdh, next_ecdh=None, retired=self._retire(self._saved.ecdh))
+        finished: bytes | None = getattr(self._saved, f"next_{role}")
 
-    def _retire(self, scalar: bytes) -> tuple[tuple[bytes, int], ...]:
+        def finish(saved: _Saved) -> dict[str, object]:
+            # Another process may have finished this one, and begun one that no server knows.
+            if finished is None or getattr(saved, f"next_{role}") != finished:
+                return {}
+            if role is Role.ECDSA:
+                return {"ecdsa": finished, "next_ecdsa": None}
+            return {"ecdh": finished, "next_ecdh": None, "retired": self._retire(saved)}
+
+        self._update(finish)
+
+    def _retire(self, saved: _Saved) -> tuple[tuple[bytes, int], ...]:
         now = int(self._clock())
-        alive = tuple((key, until) for key, until in self._saved.retired if until > now)
-        return ((scalar, now + RETIRED_LIFETIME_S), *alive)[:RETIRED_MAX]
+        alive = tuple((key, until) for key, until in saved.retired if until > now)
+        return ((saved.ecdh, now + RETIRED_LIFETIME_S), *alive)[:RETIRED_MAX]
 
-    def _update(self, **changes: object) -> None:
-        """Change the state: in the file first, so that memory never knows more than the disk."""
-        saved = self._saved.model_copy(update=changes)
-        if saved == self._saved:
+    def _update(self, change: Callable[[_Saved], dict[str, object]]) -> None:
+        """Change what the file holds now: in the file first, so that memory never knows more than the disk."""
+        self.reload()
+        if self._changed(change) == self._saved:
+            # Without the lock, so that a file on a disk that is read-only still serves.
             return
-        if self._vault is not None:
-            self._vault.write(_SAVED.dump_json(saved))
-        self._saved, self._keys = saved, _load_keys(saved)
+        with nullcontext() if self._vault is None else locked(self._vault.path):
+            self.reload()
+            saved = self._changed(change)
+            if self._vault is not None and saved != self._saved:
+                self._vault.write(_SAVED.dump_json(saved))
+            self._saved, self._keys = saved, _load_keys(saved)
+
+    def _changed(self, change: Callable[[_Saved], dict[str, object]]) -> _Saved:
+        return self._saved.model_copy(update=change(self._saved))
 
 
 def _scalar() -> bytes:

@@ -71,6 +71,8 @@ class Inbox:
         self._held: set[UUID] = set()
         self._done: dict[UUID, None] = {}
         """Ids to acknowledge, in order."""
+        self._taken: dict[tuple[UUID, UUID], Received] = {}
+        """What the user has and the disk does not know of, by sender and the sender's id for it."""
 
     @property
     def has_done(self) -> bool:
@@ -115,22 +117,38 @@ class Inbox:
         except (CannotDecrypt, KeyChanged, UntrustedAnswer) as problem:
             return self._problem(message, problem)
         self._held.discard(message.id)
-        if self._store.was_read(sender, content):
+        if self._was_taken(sender.user_id, content.client_message_id):
             self._done[message.id] = None
             return None
-        return self._received(message, sender, content)
+        # As it is now: another process may have read more of this sender's messages meanwhile.
+        return self._received(message, self._store.contacts.get(sender.user_id) or sender, content)
+
+    def _was_taken(self, sender_id: UUID, client_message_id: UUID) -> bool:
+        is_taken = (sender_id, client_message_id) in self._taken
+        return is_taken or self._store.was_read(sender_id, client_message_id)
 
     def take(self, received: Received) -> None:
         """Note that the user has a message. A held one is not done with."""
         if received.is_held:
             return
-        sender = self._store.contacts.get(received.sender_id)
-        if received.client_message_id is None or received.sent_at is None or sender is None:
-            self._store.flag(received.id)
-        else:
-            sent_at_ms = (received.sent_at - EPOCH) // timedelta(milliseconds=1)
-            self._store.mark_read(sender, received.client_message_id, sent_at_ms)
+        self._taken[received.sender_id, received.client_message_id or received.id] = received
         self._done[received.id] = None
+
+    def _remember(self) -> None:
+        """Put all that was taken on disk: at once, as each write waits for it."""
+        if not self._taken:
+            return
+        with self._store.change():
+            for received in self._taken.values():
+                if not self._mark(received):
+                    self._store.flag(received.id)
+        self._taken.clear()
+
+    def _mark(self, received: Received) -> bool:
+        if received.client_message_id is None or received.sent_at is None:
+            return False
+        sent_at_ms = (received.sent_at - EPOCH) // timedelta(milliseconds=1)
+        return self._store.mark_read(received.sender_id, received.client_message_id, sent_at_ms)
 
     async def acknowledge(self) -> int:
         """Acknowledge all that is done, and return how many; raises what `Session.call` raises.
@@ -138,8 +156,7 @@ class Inbox:
         What was read is on disk first: if the acknowledgement is lost, the message comes again and is recognised.
         """
         done = list(self._done)
-        if done:
-            self._store.save()
+        self._remember()
         for start in range(0, len(done), PAGE_MAX):
             ids = done[start : start + PAGE_MAX]
             request = AckRequest(message_ids=ids).model_dump(mode="json")

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Final, TypeVar
 
 from blindpost.client.errors import Refused, Unreachable
@@ -27,18 +28,23 @@ class Retry:
     random: Callable[[], float] = secrets.SystemRandom().random
 
     async def run(self, call: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
-        """Call until it succeeds; raises the last Unreachable or Refused.
+        """Call until it succeeds; raises the last Unreachable (`sent` if any of them was) or Refused.
 
         A call that is not `repeatable` is made again only if it is certain that it was not carried out.
         """
-        for attempt in range(self.attempts - 1):
+        sent = False
+        for attempt in count(1):
             try:
                 return await call()
             except (Unreachable, Refused) as error:
-                if not _may_repeat(error, repeatable=repeatable):
+                # A first try may have been carried out, even if the last did not get as far.
+                sent = sent or _may_have_acted(error)
+                if isinstance(error, Unreachable):
+                    error.sent = sent
+                if attempt >= self.attempts or not _may_repeat(error, repeatable=repeatable):
                     raise
-                await self.wait(attempt, error)
-        return await call()
+                await self.wait(attempt - 1, error)
+        raise AssertionError("counting has no end")
 
     async def wait(self, attempt: int, error: Unreachable | Refused) -> None:
         """Sleep before the next attempt: at least what the router asked for, never more than twice the cap."""
@@ -50,6 +56,12 @@ class Retry:
 def is_passing(error: Unreachable | Refused) -> bool:
     """Tell whether this may be over in a moment, so that a stream waits and goes on."""
     return isinstance(error, Unreachable) or error.status in {UNAVAILABLE, TOO_MANY}
+
+
+def _may_have_acted(error: Unreachable | Refused) -> bool:
+    if isinstance(error, Unreachable):
+        return error.sent
+    return error.status == UNAVAILABLE and error.code not in NOTHING_CHANGED
 
 
 def _may_repeat(error: Unreachable | Refused, *, repeatable: bool) -> bool:

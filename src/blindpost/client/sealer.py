@@ -26,10 +26,13 @@ class EnvelopeSealer:
         self._identity = identity
 
     async def seal(self, recipient: Contact, content: Content) -> bytes:
+        # Once, before the first use: key and signature must be of one state.
+        self._identity.reload()
         parties = Parties(self._identity.account, self._identity.ecdsa_key, recipient.user_id, recipient.ecdh)
         return envelope.seal(content, parties, self._identity.sign)
 
     async def open(self, sender: Contact, sealed: bytes) -> Content:
+        self._identity.reload()
         for pair in self._identity.reading_keys():
             parties = Parties(sender.user_id, sender.ecdsa, self._identity.account, pair.public)
             try:

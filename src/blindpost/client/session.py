@@ -98,13 +98,17 @@ class Session:
 
     async def _login(self) -> None:
         self._identity.belong_to(self.transport.origin)
+        tried = self._identity.ecdsa_key
         try:
             self._token = await self._answer_challenge(self._identity.sign)
         except LoginRefused:
-            # A rotation whose answer was lost: the router may know the next key already.
-            if self._identity.next_key(Role.ECDSA) is None:
+            # A rotation: finished meanwhile by another process, or the router may know the next key already.
+            self._identity.reload()
+            is_replaced = self._identity.ecdsa_key != tried
+            if not is_replaced and self._identity.next_key(Role.ECDSA) is None:
                 raise
-            self._token = await self._answer_challenge(self._identity.sign_with_next)
+            sign = self._identity.sign if is_replaced else self._identity.sign_with_next
+            self._token = await self._answer_challenge(sign)
         self.logins += 1
         if self._identity.user_id is None or any(self._identity.next_key(role) for role in Role):
             headers = _authorization(self._token)
@@ -150,17 +154,21 @@ class Session:
         if me.username != self._identity.username:
             raise WrongServer("the server names another user for this identity")
         ecdsa, ecdh = _key(me.ecdsa_public_key), _key(me.ecdh_public_key)
-        self._check_mine(Role.ECDSA, ecdsa, self._identity.ecdsa_key)
-        self._check_mine(Role.ECDH, ecdh, self._identity.ecdh_key)
+        if not self._are_mine(ecdsa, ecdh):
+            # Another process may have replaced a key since the file was read.
+            self._identity.reload()
+            if not self._are_mine(ecdsa, ecdh):
+                raise WrongServer("the server has a key for this account that is not this identity's")
         self._identity.belong_to(self.transport.origin, me.id)
         if ecdsa == self._identity.next_key(Role.ECDSA):
             self._identity.finish_rotation(Role.ECDSA)
         if ecdh == self._identity.next_key(Role.ECDH):
             self._identity.finish_rotation(Role.ECDH)
 
-    def _check_mine(self, role: Role, theirs: PublicKey, mine: PublicKey) -> None:
-        if theirs not in {mine, self._identity.next_key(role)}:
-            raise WrongServer("the server has a key for this account that is not this identity's")
+    def _are_mine(self, ecdsa: PublicKey, ecdh: PublicKey) -> bool:
+        mine = self._identity
+        is_mine = ecdsa in {mine.ecdsa_key, mine.next_key(Role.ECDSA)}
+        return is_mine and ecdh in {mine.ecdh_key, mine.next_key(Role.ECDH)}
 
 
 def _authorization(token: str) -> dict[str, str]:

@@ -1,11 +1,14 @@
 """What a client remembers: whose keys it trusts, what it has read, and what it has still to send.
 
 One file beside the identity's, encrypted under a key that follows from the identity. It is written whole at each
-change, before the change shows outside.
+change, before the change shows outside, by one process at a time.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple, Self
 from uuid import UUID
@@ -14,11 +17,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from blindpost.client.errors import DamagedFile, KeyChanged, OutboxFull, UntrustedAnswer
-from blindpost.client.files import read_private, write_private
+from blindpost.client.errors import DamagedFile, KeyChanged, OutboxFull, UntrustedAnswer, WrongServer
+from blindpost.client.files import locked, peek_private, read_private, write_private
 from blindpost.client.identity import Identity
 from blindpost.protocol.encoding import b64decode, b64encode
-from blindpost.protocol.envelope import Content
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.safety_number import safety_number
 from blindpost.services.models.common import Ciphertext
@@ -49,8 +51,12 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Contact(_Record):
-    """One person, with the keys that are trusted for them."""
+class _Fixed(_Record):
+    model_config = ConfigDict(frozen=True)
+
+
+class Contact(_Fixed):
+    """One person, with the keys that are trusted for them: a picture of a moment, changed by the ContactBook only."""
 
     user_id: UUID
     username: str
@@ -60,15 +66,32 @@ class Contact(_Record):
     """The user compared the safety number."""
     offered: tuple[Key, Key] | None = None
     """ECDSA and ECDH keys that the server gives now, if the user has not confirmed them."""
-    former: list[Key] = Field(default_factory=list)
+    former: tuple[Key, ...] = ()
     """Replaced ECDH keys: the server may not go back to one of them."""
     read: dict[UUID, int] = Field(default_factory=dict)
     """Client message ids received, with their times of sending."""
     forgotten_until: int = -1
     """The latest time of sending, in ms, among the messages that are no longer in `read`."""
 
+    def with_keys(self, ecdsa: PublicKey, ecdh: PublicKey) -> Self:
+        """Return the contact with these keys trusted, and none offered. Another identity key is not verified."""
+        former = self.former
+        if ecdh != self.ecdh:
+            former = (self.ecdh, *(key for key in former if key != ecdh))[:FORMER_MAX]
+        verified = self.verified and ecdsa == self.ecdsa
+        changes = {"ecdsa": ecdsa, "ecdh": ecdh, "offered": None, "former": former, "verified": verified}
+        return self.model_copy(update=changes)
 
-class Unsent(_Record):
+    def having_read(self, client_message_id: UUID, sent_at_ms: int) -> Self:
+        """Return the contact with a message remembered, and the oldest beyond the bound forgotten, but not its time."""
+        read = self.read | {client_message_id: sent_at_ms}
+        forgotten_until = self.forgotten_until
+        while len(read) > READ_MAX:
+            forgotten_until = max(forgotten_until, read.pop(min(read, key=read.__getitem__)))
+        return self.model_copy(update={"read": read, "forgotten_until": forgotten_until})
+
+
+class Unsent(_Fixed):
     """A sealed message whose arrival is not certain. It is repeated as it is, never sealed again."""
 
     client_message_id: UUID
@@ -82,6 +105,11 @@ class _State(_Record):
     flagged: list[UUID] = Field(default_factory=list)
     """Ids of messages that could not be read and were shown as such."""
 
+    def copied(self) -> Self:
+        """Return a copy that changes to this one leave alone: what it holds cannot change itself."""
+        copies = {"contacts": dict(self.contacts), "outbox": dict(self.outbox), "flagged": list(self.flagged)}
+        return self.model_copy(update=copies)
+
 
 class UserKeys(NamedTuple):
     """What the server gave for a user, checked: it fits together and is signed. Trust is another question."""
@@ -93,27 +121,31 @@ class UserKeys(NamedTuple):
 
 
 class ContactBook:
-    """Trust on first use: the first keys seen are kept; another identity key needs the user's word."""
+    """Trust on first use: the first keys seen are kept; another identity key needs the user's word.
 
-    def __init__(self, contacts: dict[UUID, Contact], identity: Identity) -> None:
-        self._contacts = contacts
+    Every change is on disk when its method returns, made to what the file holds then.
+    """
+
+    def __init__(self, store: "Store", identity: Identity) -> None:
+        self._store = store
         self._identity = identity
 
     def get(self, user_id: UUID) -> Contact | None:
-        """Return what is remembered of a user."""
-        return self._contacts.get(user_id)
+        """Return what is remembered of a user at this moment."""
+        return self._store.state.contacts.get(user_id)
 
     def named(self, username: str) -> Contact | None:
         """Return the contact of a name; names differ by more than case."""
-        matches = (known for known in self._contacts.values() if known.username.lower() == username.lower())
+        matches = (known for known in self.all() if known.username.lower() == username.lower())
         return next(matches, None)
 
     def all(self) -> tuple[Contact, ...]:
         """Return everybody remembered."""
-        return tuple(self._contacts.values())
+        return tuple(self._store.state.contacts.values())
 
     def number(self, contact: Contact, key: PublicKey | None = None) -> str:
         """Return the safety number with a contact, for the trusted identity key or another one."""
+        self._identity.reload()
         mine = (self._identity.account, self._identity.ecdsa_key)
         return safety_number(mine, (contact.user_id, key or contact.ecdsa))
 
@@ -126,42 +158,55 @@ class ContactBook:
     def learn(self, keys: UserKeys) -> Contact:
         """Take in what the server says now; raises KeyChanged if only the user can accept it.
 
-        Raises UntrustedAnswer for a new person when 4,096 are remembered.
+        Raises UntrustedAnswer for a new person when 4,096 are remembered, WrongServer for another name than before.
 
         An ECDH key under the same identity key was signed by its owner, so it is accepted, unless it was replaced
-        before: a router could otherwise bring a stolen one back.
+        before: a router could otherwise bring a stolen one back. A change not yet confirmed is remembered too: a
+        restart must not make it look settled.
         """
-        known = self._contacts.get(keys.user_id)
-        if known is None:
-            if len(self._contacts) >= CONTACTS_MAX:
-                raise UntrustedAnswer("the server names more people than a client remembers")
-            known = Contact(user_id=keys.user_id, username=keys.username, ecdsa=keys.ecdsa, ecdh=keys.ecdh)
-            self._contacts[keys.user_id] = known
-        elif keys.ecdsa != known.ecdsa or keys.ecdh in known.former:
-            known.offered = (keys.ecdsa, keys.ecdh)
-            raise self.changed(known)
-        self._accept(known, keys.ecdsa, keys.ecdh)
-        return known
+        with self._store.change() as state:
+            contact = self._learnt(state.contacts, keys)
+            state.contacts[keys.user_id] = contact
+        if contact.offered is not None:
+            raise self.changed(contact)
+        return contact
 
-    def confirm(self, contact: Contact, number: str) -> bool:
+    @staticmethod
+    def _learnt(contacts: dict[UUID, Contact], keys: UserKeys) -> Contact:
+        known = contacts.get(keys.user_id)
+        if known is None:
+            if len(contacts) >= CONTACTS_MAX:
+                raise UntrustedAnswer("the server names more people than a client remembers")
+            return Contact(user_id=keys.user_id, username=keys.username, ecdsa=keys.ecdsa, ecdh=keys.ecdh)
+        if known.username != keys.username:
+            # Two processes may have been shown two names before one of them pinned the keys.
+            raise WrongServer("the server gave one user two names")
+        if keys.ecdsa != known.ecdsa or keys.ecdh in known.former:
+            return known.model_copy(update={"offered": (keys.ecdsa, keys.ecdh)})
+        return known.with_keys(keys.ecdsa, keys.ecdh)
+
+    def confirm(self, user_id: UUID, number: str) -> bool:
         """Trust the keys offered if the number is theirs: keys that arrived after the user looked stay out."""
-        if contact.offered is None or self.number(contact, contact.offered[0]) != number:
-            return False
-        ecdsa, ecdh = contact.offered
-        if ecdsa != contact.ecdsa:
-            contact.verified = False
-        self._accept(contact, ecdsa, ecdh)
+        with self._store.change() as state:
+            contact = state.contacts.get(user_id)
+            if contact is None or contact.offered is None or self.number(contact, contact.offered[0]) != number:
+                return False
+            state.contacts[user_id] = contact.with_keys(*contact.offered)
+        return True
+
+    def verify(self, user_id: UUID, number: str) -> bool:
+        """Note that the user compared the number, if it is that of the identity key trusted at this moment."""
+        with self._store.change() as state:
+            contact = state.contacts.get(user_id)
+            if contact is None or self.number(contact) != number:
+                return False
+            state.contacts[user_id] = contact.model_copy(update={"verified": True})
         return True
 
     def forget(self, user_id: UUID) -> None:
         """Drop a contact and its keys."""
-        self._contacts.pop(user_id, None)
-
-    @staticmethod
-    def _accept(contact: Contact, ecdsa: PublicKey, ecdh: PublicKey) -> None:
-        if ecdh != contact.ecdh:
-            contact.former = [contact.ecdh, *(key for key in contact.former if key != ecdh)][:FORMER_MAX]
-        contact.ecdsa, contact.ecdh, contact.offered = ecdsa, ecdh, None
+        with self._store.change() as state:
+            state.contacts.pop(user_id, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,21 +214,30 @@ class _File:
     path: Path
     identity: Identity
 
-    def read(self) -> bytes:
+    def version(self) -> bytes | None:
+        """Return what no two writes have in common, or None if there is no file."""
+        # Not the inode or the time: the one is used again, the other stands still for some milliseconds.
+        head = peek_private(self.path, len(MAGIC) + SALT_BYTES)
+        return None if head is None else head[len(MAGIC) :]
+
+    def read(self) -> tuple[bytes, bytes]:
+        """Return the version and the content."""
         data = read_private(self.path, FILE_MAX_BYTES)
         body = data.removeprefix(MAGIC)
         if len(body) == len(data) or len(body) < SALT_BYTES:
             raise DamagedFile(f"{self.path} is not a store file")
         key, nonce = self._key_and_nonce(body[:SALT_BYTES])
         try:
-            return AESGCM(key).decrypt(nonce, body[SALT_BYTES:], MAGIC)
+            return body[:SALT_BYTES], AESGCM(key).decrypt(nonce, body[SALT_BYTES:], MAGIC)
         except InvalidTag:
             raise DamagedFile(f"{self.path} is damaged, or belongs to another identity") from None
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes) -> bytes:
+        """Replace the file; return the version."""
         salt = os.urandom(SALT_BYTES)
         key, nonce = self._key_and_nonce(salt)
         write_private(self.path, MAGIC + salt + AESGCM(key).encrypt(nonce, content, MAGIC))
+        return salt
 
     def _key_and_nonce(self, salt: bytes) -> tuple[bytes, bytes]:
         # A fresh salt for each write makes key and nonce new, so there is no bound on the number of writes.
@@ -192,12 +246,21 @@ class _File:
 
 
 class Store:
-    """A client's memory. One client at a time uses it."""
+    """A client's memory. Several processes may use one file at the same time.
 
-    def __init__(self, identity: Identity, state: _State | None = None, path: Path | None = None) -> None:
-        self._state = state or _State()
+    All reading is of what the file holds now, and all changes are made in `change`. What it returns is a picture of
+    that moment, and cannot be changed: a change to it would be lost, or would undo another process's.
+    """
+
+    def __init__(self, identity: Identity, path: Path | None = None) -> None:
+        self._state = _State()
         self._file = None if path is None else _File(path, identity)
-        self.contacts = ContactBook(self._state.contacts, identity)
+        self._version: bytes | None = None
+        """The write that the state is of; None if it is of none."""
+        self._content = b""
+        """Its digest."""
+        self._is_changing = False
+        self.contacts = ContactBook(self, identity)
 
     def __repr__(self) -> str:
         return f"<Store of {len(self._state.contacts)} contacts>"
@@ -210,52 +273,98 @@ class Store:
     @classmethod
     def open(cls, path: Path, identity: Identity) -> Self:
         """Open a store file, or begin one; raises DamagedFile, ExposedFile or FileError."""
-        if not path.exists():
-            return cls(identity, path=path)
+        store = cls(identity, path)
+        store._refresh()
+        return store
+
+    @property
+    def state(self) -> _State:
+        """What is remembered now, for reading; raises FileError if another process left a file that is damaged."""
+        if not self._is_changing:
+            self._refresh()
+        return self._state
+
+    @contextmanager
+    def change(self) -> Iterator[_State]:
+        """Change what is remembered: all of it is on disk at the end, or, after an exception, nothing.
+
+        No other process changes the file meanwhile, so never await inside: it is a matter of milliseconds. A change
+        within a change is a part of it. Raises FileError.
+        """
+        if self._is_changing:
+            yield self._state
+            return
+        with nullcontext() if self._file is None else locked(self._file.path):
+            self._refresh()
+            before = self._state.copied()
+            self._is_changing = True
+            try:
+                yield self._state
+                self._write()
+            except BaseException:
+                # Memory must not know what the disk does not.
+                self._state = before
+                raise
+            finally:
+                self._is_changing = False
+
+    def _refresh(self) -> None:
+        """Take in what another process wrote. A file that is gone leaves what is known: it is worth keeping."""
+        version = None if self._file is None else self._file.version()
+        if self._file is None or version is None or version == self._version:
+            return
+        version, content = self._file.read()
         try:
-            return cls(identity, _State.model_validate_json(_File(path, identity).read()), path)
+            self._state = _State.model_validate_json(content)
         except ValidationError as error:
-            raise DamagedFile(f"{path} was written by another version of this program") from error
+            raise DamagedFile(f"{self._file.path} was written by another version of this program") from error
+        self._version, self._content = version, sha256(content).digest()
 
-    def save(self) -> None:
-        """Write the file, if there is one; raises FileError. It waits for the disk: some milliseconds."""
-        if self._file is not None:
-            self._file.write(self._state.model_dump_json().encode("utf-8"))
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        content = self._state.model_dump_json().encode("utf-8")
+        digest = sha256(content).digest()
+        if digest != self._content or self._file.version() is None:
+            self._version = self._file.write(content)
+            self._content = digest
 
-    @staticmethod
-    def was_read(sender: Contact, content: Content) -> bool:
+    def was_read(self, sender_id: UUID, client_message_id: UUID) -> bool:
         """Tell whether the user had this message before. The id is the sender's own, under their signature."""
-        return content.client_message_id in sender.read
+        sender = self.contacts.get(sender_id)
+        return sender is not None and client_message_id in sender.read
 
-    @staticmethod
-    def mark_read(sender: Contact, client_message_id: UUID, sent_at_ms: int) -> None:
-        """Remember a message, and forget the oldest beyond the bound, but not how old it was."""
-        sender.read[client_message_id] = sent_at_ms
-        while len(sender.read) > READ_MAX:
-            oldest = min(sender.read, key=sender.read.__getitem__)
-            sender.forgotten_until = max(sender.forgotten_until, sender.read.pop(oldest))
+    def mark_read(self, sender_id: UUID, client_message_id: UUID, sent_at_ms: int) -> bool:
+        """Remember a message, and forget the oldest beyond the bound; False if its sender is not remembered."""
+        with self.change() as state:
+            sender = state.contacts.get(sender_id)
+            if sender is None:
+                return False
+            state.contacts[sender_id] = sender.having_read(client_message_id, sent_at_ms)
+        return True
 
     def was_flagged(self, message_id: UUID) -> bool:
         """Tell whether the user was shown this unreadable message before."""
-        return message_id in self._state.flagged
+        return message_id in self.state.flagged
 
     def flag(self, message_id: UUID) -> None:
         """Remember that an unreadable message was shown."""
-        if not self.was_flagged(message_id):
-            self._state.flagged[:] = [message_id, *self._state.flagged][:FLAGGED_MAX]
+        with self.change() as state:
+            if message_id not in state.flagged:
+                state.flagged[:] = [message_id, *state.flagged][:FLAGGED_MAX]
 
     def enqueue(self, unsent: Unsent) -> None:
         """Keep a message until its arrival is certain; raises OutboxFull. It is on disk when this returns."""
-        if len(self._state.outbox) >= OUTBOX_MAX:
-            raise OutboxFull
-        self._state.outbox[unsent.client_message_id] = unsent
-        self.save()
+        with self.change() as state:
+            if len(state.outbox) >= OUTBOX_MAX:
+                raise OutboxFull
+            state.outbox[unsent.client_message_id] = unsent
 
     def settle(self, client_message_id: UUID) -> None:
-        """Take a message out of the outbox: it arrived, or was refused."""
-        self._state.outbox.pop(client_message_id, None)
-        self.save()
+        """Take a message out of the outbox: it arrived, or was refused. Another process may have done so."""
+        with self.change() as state:
+            state.outbox.pop(client_message_id, None)
 
     def unsent(self) -> tuple[Unsent, ...]:
         """Return what waits to be sent, oldest first."""
-        return tuple(self._state.outbox.values())
+        return tuple(self.state.outbox.values())

@@ -20,8 +20,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt as ScryptKdf
 
-from blindpost.client.errors import DamagedFile, WrongPassphrase
-from blindpost.client.files import read_private, write_private
+from blindpost.client.errors import DamagedFile, FileError, WrongPassphrase
+from blindpost.client.files import peek_private, read_private, write_private
 from blindpost.protocol.encoding import b64decode, b64encode
 
 MAGIC: Final = "blindpost-identity/1"
@@ -64,6 +64,8 @@ class Vault:
         self.path = path
         self._header = header
         self._key = key
+        self._last: bytes | None = None
+        """The file as it was read or written last."""
 
     def __repr__(self) -> str:
         return f"<Vault {self.path}>"
@@ -80,11 +82,32 @@ class Vault:
     @classmethod
     def open(cls, path: Path, passphrase: str, floor: Scrypt = STANDARD) -> tuple["Vault", bytes]:
         """Return the vault and its content; raises FileError, ExposedFile, DamagedFile or WrongPassphrase."""
-        header, sealed = _lines(path, read_private(path, FILE_MAX_BYTES))
+        data = read_private(path, FILE_MAX_BYTES)
+        header, sealed = _lines(path, data)
         kdf, salt = _parameters(path, header, floor)
         vault = cls(path, header, kdf.derive(passphrase, salt))
+        vault._last = data
+        return vault, vault._decrypt(sealed)
+
+    def news(self) -> bytes | None:
+        """Return the content if another process wrote the file; raises FileError if its passphrase is another.
+
+        No file is no news: what is known is then worth more than nothing.
+        """
+        # Every write takes a random nonce, so files that are the same hold the same.
+        data = peek_private(self.path, FILE_MAX_BYTES)
+        if data is None or data == self._last:
+            return None
+        header, sealed = _lines(self.path, data)
+        if header != self._header:
+            raise FileError(f"the passphrase of {self.path} was changed meanwhile", "Start this program again.")
+        content = self._decrypt(sealed)
+        self._last = data
+        return content
+
+    def _decrypt(self, sealed: bytes) -> bytes:
         try:
-            return vault, AESGCM(vault._key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], header.encode())
+            return AESGCM(self._key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._header.encode())
         except InvalidTag:
             raise WrongPassphrase from None
 
@@ -93,7 +116,9 @@ class Vault:
         nonce = os.urandom(NONCE_BYTES)
         sealed = nonce + AESGCM(self._key).encrypt(nonce, content, self._header.encode())
         body = f"{self._header}{b64encode(sealed)}\n"
-        write_private(self.path, f"{body}{_checksum(body)}\n".encode("ascii"))
+        data = f"{body}{_checksum(body)}\n".encode("ascii")
+        write_private(self.path, data)
+        self._last = data
 
 
 def _checksum(body: str) -> str:

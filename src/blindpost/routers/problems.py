@@ -35,25 +35,29 @@ _FIELD: Final = re.compile(r"[a-z_]{1,32}|[0-9]{1,3}")
 ALWAYS: Final[tuple[type[Problem], ...]] = (InvalidRequest, InternalFault, Unavailable)
 
 
+def content_of(problem: Problem) -> dict[str, object]:
+    """Write a problem's members (RFC 9457, and our `code`)."""
+    return {
+        "type": f"urn:blindpost:problem:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+    }
+
+
 class ProblemResponse(JSONResponse):
     """Problem details."""
 
     media_type = MEDIA_TYPE
 
     def __init__(self, problem: Problem, headers: dict[str, str] | None = None) -> None:
-        content = {
-            "type": f"urn:blindpost:problem:{problem.code}",
-            "title": problem.title,
-            "status": problem.status,
-            "detail": problem.detail,
-            "code": problem.code,
-        }
         headers = dict(headers or {})
         if problem.retry_after is not None:
             headers["Retry-After"] = str(problem.retry_after)
         if isinstance(problem, NotAuthenticated):
             headers["WWW-Authenticate"] = "Bearer"
-        super().__init__(content, problem.status, headers)
+        super().__init__(content_of(problem), problem.status, headers)
 
 
 def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:

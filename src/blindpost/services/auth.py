@@ -208,7 +208,8 @@ class AuthService:
     async def _lock_unchanged(tx: Transaction, user: users.User, *, accepted_only: bool = True) -> list[UUID]:
         """Lock a user, if still as when the signatures were checked, and their contacts; return the contacts' ids.
 
-        Nobody is locked before the signatures were found good. Raises Conflict if another change came first, NotAuthenticated if it was a deletion.
+        Nobody is locked before the signatures were found good. Raises Conflict if another change came
+        first, NotAuthenticated if it was a deletion.
         """
         contact_ids = await contacts.contact_ids(tx, user.id, accepted_only=accepted_only)
         locked = await users.lock(tx, {user.id, *contact_ids})
