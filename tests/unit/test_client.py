@@ -35,6 +35,7 @@ from blindpost.client import (
     WrongServer,
 )
 from blindpost.client import client as client_module
+from blindpost.client.inbox import HELD_MAX
 from blindpost.client.transport import ANSWER_MAX_BYTES, HttpTransport, origin_of
 from blindpost.protocol import transcripts
 from blindpost.protocol.encoding import b64encode
@@ -577,12 +578,34 @@ async def test_held_messages_do_not_hide_the_others(router: LyingRouter) -> None
     await alice.send("bob", "before")
     await bob.ack(*await bob.receive_once())
     await alice.rotate_ecdsa_key()
-    for number in range(70):
+    for number in range(HELD_MAX + 6):
         await alice.send("bob", str(number))
     await carol.send(bob_id, "here")
     stream = bob.messages()
-    texts = [(await next_of(stream)).text for _ in range(71)]
-    assert texts == [None] * 70 + ["here"]
+    received = [await next_of(stream) for _ in range(HELD_MAX + 7)]
+    assert [each.text for each in received] == [None] * (HELD_MAX + 6) + ["here"]
+    assert [each.is_held for each in received] == [True] * HELD_MAX + [False] * 7
+
+
+async def test_one_sender_can_hold_only_so_many_bytes(router: LyingRouter) -> None:
+    """The router's page ends by bytes, too."""
+    alice, _, bob, _ = await pair(router)
+    await alice.send("bob", "before")
+    await bob.ack(*await bob.receive_once())
+    await alice.rotate_ecdsa_key()
+    for _ in range(10):
+        await alice.send("bob", bytes(60_000))
+    held = [each.is_held for each in await bob.receive_once()]
+    assert held == [True] * 8 + [False] * 2
+
+
+async def test_a_message_whose_send_met_a_fault_of_the_router_waits_in_the_outbox(router: LyingRouter) -> None:
+    alice, _, _, _ = await pair(router)
+    router.lies["POST /messages/send"] = [says(problem(500, "internal_error")), None]
+    with pytest.raises(Refused):
+        await alice.send("bob", "hello")
+    assert len(alice.unsent()) == 1
+    assert len(await alice.flush()) == 1
 
 
 async def test_a_stranger_without_an_account_is_no_crash(router: LyingRouter) -> None:

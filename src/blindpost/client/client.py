@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 CLIENT_ERROR: Final = 400
 CONFLICT: Final = 409
+FAULT: Final = 500
 SERVER_ERROR: Final = 500
 STATUS_IDS_MAX: Final = 100
 CLOSE_TIMEOUT_S: Final = 3.0
@@ -396,7 +397,8 @@ class Client:
         try:
             answer = parse(SentAnswer, await self._session.call("POST", "/messages/send", json=request))
         except Refused as error:
-            if not (is_passing(error) or isinstance(error, LoginRefused)):
+            # After a fault of the router's it is not known what happened: the same bytes may be sent again.
+            if not (is_passing(error) or error.status >= FAULT or isinstance(error, LoginRefused)):
                 self._store.settle(unsent.client_message_id)
             raise
         self._store.settle(unsent.client_message_id)

@@ -9,6 +9,7 @@ ClientError                       has a hint: what a person can do
 │   └── WrongKeys                 somebody's keys are not theirs, or not signed
 ├── KeyChanged                    a contact has a new identity key, which the user has not confirmed
 ├── CannotDecrypt                 a message was altered, or is not for these keys
+├── HeldTooMany                   a message was given up, because too many of its sender wait
 ├── MaybeRepeated                 a message may be an old one delivered again
 ├── UnknownContact                nobody of that name is known
 ├── WrongName                     no name that a user can have, or the user's own
@@ -104,6 +105,15 @@ class CannotDecrypt(ClientError):
 
     def __init__(self) -> None:
         super().__init__("this message cannot be decrypted")
+
+
+class HeldTooMany(ClientError):
+    """Too many messages of one sender wait for the user's word on their key; this one is given up."""
+
+    hint = "Settle the sender's keys first, then ask them to write again."
+
+    def __init__(self, username: str | None) -> None:
+        super().__init__(f"too many messages of {username or 'this sender'} wait for you to confirm a key")
 
 
 class MaybeRepeated(ClientError):

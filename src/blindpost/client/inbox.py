@@ -9,6 +9,7 @@ from blindpost.client.directory import Directory
 from blindpost.client.errors import (
     CannotDecrypt,
     ClientError,
+    HeldTooMany,
     KeyChanged,
     MaybeRepeated,
     Refused,
@@ -24,6 +25,10 @@ from blindpost.protocol.limits import PAGE_MAX, POLL_MAX_S
 from blindpost.services.models.messages import Acknowledged, AckRequest, Message, PollAnswer
 
 PAGE: Final = 64
+HELD_MAX: Final = 64
+HELD_MAX_BYTES: Final = 524_288
+"""Of one sender. Held messages lead every page of the router, and a page ends by count and by bytes: without a bound
+one contact with a new key could keep everybody else's messages out of sight."""
 MESSAGE_MAX_CHARS: Final = 88_064
 """The largest message in base64, and its other fields."""
 ANSWER_HEAD_BYTES: Final = 65_536
@@ -57,7 +62,12 @@ class Received:
     @property
     def is_held(self) -> bool:
         """Whether the message stays at the router, to be opened once the user has settled the sender's keys."""
-        return isinstance(self.problem, KeyChanged | UntrustedAnswer)
+        return is_holding(self.problem)
+
+
+def is_holding(problem: ClientError | None) -> bool:
+    """Tell whether a message with this problem may open later."""
+    return isinstance(problem, KeyChanged | UntrustedAnswer)
 
 
 class Inbox:
@@ -68,7 +78,8 @@ class Inbox:
         self._store = store
         self._directory = directory
         self._sealer = sealer
-        self._held: set[UUID] = set()
+        self._held: dict[UUID, tuple[UUID, int]] = {}
+        """Sender and size of each held message."""
         self._done: dict[UUID, None] = {}
         """Ids to acknowledge, in order."""
         self._taken: dict[tuple[UUID, UUID], Received] = {}
@@ -100,7 +111,8 @@ class Inbox:
         if len(answer.messages) > limit:
             raise UntrustedAnswer("the server sent more messages than were asked for")
         # Held messages lead every page; ids that are gone are forgotten, so the router cannot make the set grow.
-        self._held.intersection_update(message.id for message in answer.messages)
+        there = {message.id for message in answer.messages}
+        self._held = {message_id: held for message_id, held in self._held.items() if message_id in there}
         if answer.contacts_changed:
             self._directory.expire()
         return answer
@@ -116,7 +128,7 @@ class Inbox:
             sender, content = await self._decrypt(message)
         except (CannotDecrypt, KeyChanged, UntrustedAnswer) as problem:
             return self._problem(message, problem)
-        self._held.discard(message.id)
+        self._held.pop(message.id, None)
         if self._was_taken(sender.user_id, content.client_message_id):
             self._done[message.id] = None
             return None
@@ -196,14 +208,20 @@ class Inbox:
     def _problem(self, message: Message, problem: ClientError) -> Received | None:
         sender = self._store.contacts.get(message.sender_id)
         name = None if sender is None else sender.username
-        received = Received(message.id, message.sender_id, name, message.timestamp, problem=problem)
-        if not received.is_held:
-            self._held.discard(message.id)
-            return received
-        if message.id in self._held:
+        if message.id in self._held and is_holding(problem):
             return None
-        self._held.add(message.id)
+        if is_holding(problem) and not self._has_room(message):
+            problem = HeldTooMany(name)
+        received = Received(message.id, message.sender_id, name, message.timestamp, problem=problem)
+        if received.is_held:
+            self._held[message.id] = message.sender_id, len(message.message)
+        else:
+            self._held.pop(message.id, None)
         return received
+
+    def _has_room(self, message: Message) -> bool:
+        sizes = [size for sender_id, size in self._held.values() if sender_id == message.sender_id]
+        return len(sizes) < HELD_MAX and sum(sizes) + len(message.message) <= HELD_MAX_BYTES
 
     def _received(self, message: Message, sender: Contact, content: Content) -> Received:
         problem = MaybeRepeated() if content.sent_at_ms <= sender.forgotten_until else None
