@@ -65,7 +65,14 @@ async def search_users(
 
 @router.get("/users-by-ids", responses=responses(NotAuthenticated))
 async def users_by_ids(
-    users_ids: Annotated[str, Query(min_length=1, max_length=USER_IDS_MAX * (UUID_CHARS + 4))],
+    users_ids: Annotated[
+        str,
+        Query(
+            min_length=1,
+            max_length=USER_IDS_MAX * (UUID_CHARS + 4),
+            description="UUIDs, separated by commas: at most 100",
+        ),
+    ],
     caller: CurrentCaller,
     contacts: Contacts,
 ) -> list[UserSummary]:

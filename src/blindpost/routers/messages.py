@@ -79,7 +79,12 @@ async def ack(body: AckRequest, caller: CurrentCaller, messages: Messages) -> Ac
 
 @router.get("/status", responses=responses(NotAuthenticated))
 async def status(
-    ids: Annotated[str, Query(min_length=1, max_length=PAGE_MAX * (UUID_CHARS + 4))],
+    ids: Annotated[
+        str,
+        Query(
+            min_length=1, max_length=PAGE_MAX * (UUID_CHARS + 4), description="UUIDs, separated by commas: at most 500"
+        ),
+    ],
     caller: CurrentCaller,
     messages: Messages,
 ) -> dict[UUID, MessageStatus]:
