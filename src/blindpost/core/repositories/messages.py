@@ -8,8 +8,10 @@ from uuid import UUID
 from sqlalchemy import (
     ARRAY,
     CompoundSelect,
+    Select,
     Uuid,
     any_,
+    bindparam,
     case,
     delete,
     exists,
@@ -46,40 +48,54 @@ class News(NamedTuple):
     contacts: bool
 
 
-async def inbox(tx: AsyncConnection, user_id: UUID, limit: int) -> tuple[list[MessageRow], bool]:
-    """Read what is unacknowledged, oldest first, and whether there is more.
-
-    Never "what is newer than": ids may commit out of order. A page ends at `limit` messages or with the one that
-    reaches PAGE_BYTES: what one request can make the process hold is bounded.
-    """
+def _inbox_statement() -> Select[Any]:
     size = func.octet_length(messages.c.message)
     waiting = (
         select(
             *(messages.c[field] for field in MessageRow._fields),
             (func.sum(size).over(order_by=messages.c.id) - size).label("before"),
         )
-        .where(messages.c.recipient_id == user_id)
+        .where(messages.c.recipient_id == bindparam("user_id"))
         .order_by(messages.c.id)
-        .limit(limit + 1)
+        .limit(bindparam("limit"))
         .subquery()
     )
     # The first message beyond the page is read too, without its ciphertext: it tells that there is more.
     message = case((waiting.c.before < PAGE_BYTES, waiting.c.message)).label("message")
     columns = [message if field == "message" else waiting.c[field] for field in MessageRow._fields]
-    rows = list(await tx.execute(select(*columns).order_by(waiting.c.id)))
+    return select(*columns).order_by(waiting.c.id)
+
+
+def _news_statement() -> Select[Any]:
+    due = exists().where(messages.c.sender_id == bindparam("user_id"), messages.c.receipt_due)
+    statement: Select[Any] = select(due, users.c.contacts_version > sessions.c.contacts_seen)
+    return statement.select_from(sessions.join(users, users.c.id == sessions.c.user_id)).where(
+        sessions.c.id == bindparam("session_id"),
+        sessions.c.user_id == bindparam("user_id"),
+        sessions.c.expires_at > func.now(),
+    )
+
+
+# Every poll runs these two. Built once, they are also compiled and prepared once: building them for each call took
+# longer than running them.
+_INBOX: Final = _inbox_statement()
+_NEWS: Final = _news_statement()
+
+
+async def inbox(tx: AsyncConnection, user_id: UUID, limit: int) -> tuple[list[MessageRow], bool]:
+    """Read what is unacknowledged, oldest first, and whether there is more.
+
+    Never "what is newer than": ids may commit out of order. A page ends at `limit` messages or with the one that
+    reaches PAGE_BYTES: what one request can make the process hold is bounded.
+    """
+    rows = (await tx.execute(_INBOX, {"user_id": user_id, "limit": limit + 1})).all()
     page = [MessageRow(*row) for row in rows[:limit] if row.message is not None]
     return page, len(page) < len(rows)
 
 
 async def news(tx: AsyncConnection, user_id: UUID, session_id: UUID) -> News | None:
     """Read what a session has not been told; None if the session has ended."""
-    due = exists().where(messages.c.sender_id == user_id, messages.c.receipt_due)
-    statement = (
-        select(due, users.c.contacts_version > sessions.c.contacts_seen)
-        .select_from(sessions.join(users, users.c.id == sessions.c.user_id))
-        .where(sessions.c.id == session_id, sessions.c.user_id == user_id, sessions.c.expires_at > func.now())
-    )
-    row = (await tx.execute(statement)).first()
+    row = (await tx.execute(_NEWS, {"user_id": user_id, "session_id": session_id})).first()
     return News(*row) if row else None
 
 
