@@ -66,10 +66,11 @@ def _inbox_statement() -> Select[Any]:
     return select(*columns).order_by(waiting.c.id)
 
 
-def _news_statement() -> Select[Any]:
+def _news_statement() -> Select[bool, bool]:
     due = exists().where(messages.c.sender_id == bindparam("user_id"), messages.c.receipt_due)
-    statement: Select[Any] = select(due, users.c.contacts_version > sessions.c.contacts_seen)
-    return statement.select_from(sessions.join(users, users.c.id == sessions.c.user_id)).where(
+    told = sessions.join(users, users.c.id == sessions.c.user_id)
+    statement = select(due, users.c.contacts_version > sessions.c.contacts_seen).select_from(told)
+    return statement.where(
         sessions.c.id == bindparam("session_id"),
         sessions.c.user_id == bindparam("user_id"),
         sessions.c.expires_at > func.now(),
