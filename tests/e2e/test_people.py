@@ -67,7 +67,8 @@ def test_two_people_meet_and_write_to_each_other(blindpost: Run, router: Running
     good(blindpost("send", alice, *as_bob, stdin="from\nstandard input\x1b[31m"))
     received = good(blindpost("receive", *as_alice))
     assert "from the command line" in received
-    assert "standard input" in received
+    # Indented: nobody can write a line that looks like somebody else's message.
+    assert "\n    standard input" in received
     assert "\x1b" not in received
     assert blindpost("receive", *as_alice).stderr.strip() == "No messages."
 

@@ -79,7 +79,8 @@ TUNABLE = {
 """Into postgresql.conf when the cluster is made: from then on the operator's."""
 
 # No password: there is none to store, to leak or to turn. The kernel says who is at the other end of the socket, and
-# only the user who started us is let in, so not even another process of the stores' account ("nobody" may be shared).
+# only the user who started us is let in by it, not even another process of the stores' account. The files are that
+# account's, though: what else runs under it can reach them (spec/threat-model.md), so give the stores one of their own.
 HBA = """\
 local all all peer map=blindpost
 local replication {superuser} peer map=blindpost
