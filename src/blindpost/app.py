@@ -22,7 +22,8 @@ from blindpost.core.cache import Cache
 from blindpost.core.database import Database
 from blindpost.core.hub import Hub
 from blindpost.core.limiter import Limiter
-from blindpost.core.repositories import messages, users
+from blindpost.core.pseudonyms import Pseudonyms
+from blindpost.core.repositories import messages
 from blindpost.core.tokens import Tokens, load_or_make_key
 from blindpost.core.writer import MessageWriter
 from blindpost.errors import ConfigurationError, StartError
@@ -89,15 +90,17 @@ class Components(Provider):
         )
 
     @provide
-    async def limiter(self, settings: Settings, database: Database, cache: Cache) -> Limiter:
-        async with database.reading() as connection:
-            key = await users.shared_secret(connection, "pseudonyms")
-        return Limiter(cache, key, is_on=settings.rate_limits is Switch.ON)
+    def pseudonyms(self, database: Database) -> Pseudonyms:
+        return Pseudonyms(database)
+
+    @provide
+    def limiter(self, settings: Settings, cache: Cache, pseudonyms: Pseudonyms) -> Limiter:
+        return Limiter(cache, pseudonyms, is_on=settings.rate_limits is Switch.ON)
 
     @provide
     def auth(self, settings: Settings, database: Database, cache: Cache, tokens: Tokens) -> AuthService:
-        origin = settings.public_origin or f"http://{settings.host}:{settings.port}"
-        return AuthService(database, cache, tokens, origin=origin, session_lifetime_s=settings.session_lifetime_s)
+        lifetime_s = settings.session_lifetime_s
+        return AuthService(database, cache, tokens, origin=settings.origin, session_lifetime_s=lifetime_s)
 
     contacts = provide(ContactService)
     messages = provide(MessageService)
@@ -151,7 +154,6 @@ async def open_components(
         await cache.check_server()
         await database.migrate()
         await (await container.get(Tokens)).publish()
-        await container.get(Limiter)
         writer, hub = await container.get(MessageWriter), await container.get(Hub)
         writing = asyncio.create_task(writer.run())
         others = [asyncio.create_task(hub.run()), asyncio.create_task(purge_forever(database, settings.retry_window_s))]

@@ -61,17 +61,27 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = None
     """PostgreSQL 18 or newer, as postgresql://...; without it an embedded one is started. Secret: holds a password."""
+    migration_database_url: SecretStr | None = None
+    """The same database as the owner of its tables, for `migrate`; then the router's own role needs no such rights."""
     redis_url: SecretStr | None = None
     """Redis 6.2 or newer, as redis://, rediss:// or unix://; without it an embedded one is started."""
     data_dir: Path = Field(default_factory=default_data_dir)
     """The one directory for everything that this program writes: embedded stores and its token key."""
 
     host: str = "127.0.0.1"
-    """Loopback, because a public address wants TLS in front."""
+    """Loopback: any other address wants TLS, here or at a proxy, and is refused without it."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """0 takes a free port and prints it."""
     public_origin: str | None = None
-    """What clients type, as https://chat.example.org; it is signed at login. Default: http://host:port."""
+    """What clients type, as https://chat.example.org; it is signed at login and in every request.
+
+    Default: host and port, with the scheme that is served."""
+    tls_cert: Path | None = None
+    """A certificate chain (PEM): the router then speaks TLS 1.3 itself, and nothing else."""
+    tls_key: Path | None = None
+    """Its private key (PEM), readable by its owner alone."""
+    tls_at_proxy: bool = False
+    """The explicit word that a proxy in front speaks TLS: without it, only loopback is served in the open."""
     trusted_proxies: str = ""
     """Addresses or networks of proxies whose X-Forwarded-For is believed, separated by commas; nobody's else is."""
     metrics_host: str = "127.0.0.1"
@@ -79,8 +89,8 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     """0 takes a free port and prints it."""
 
-    allow_bearer: bool = True
-    """Plain bearer tokens; requests signed by the session's key do not exist yet, so this cannot be off."""
+    allow_bearer: bool = False
+    """Whether a login without a proof of a session key gets a token that whoever steals it can use."""
     require_contact: bool = True
     """Off opens the server: anybody registered can write to anybody."""
     rate_limits: Switch = Switch.ON
@@ -94,10 +104,19 @@ class Settings(BaseSettings):
     """Waiting polls in one process: each holds a socket and some memory."""
     waiting_per_user_max: Annotated[int, Field(ge=1)] = 16
     """One person's devices and tabs."""
+    connections_per_address_max: Annotated[int, Field(ge=1)] = 1_024
+    """From one address (an IPv6 /64), and as many waiting polls. Loopback, where proxies are, is not counted."""
+    mailbox_messages_max: Annotated[int, Field(ge=4)] = 40_000
+    """Messages that wait for one person; one sender gets a quarter of it."""
+    mailbox_bytes_max: Annotated[int, Field(ge=4 * 65_536)] = 1 << 30
+    """Bytes that wait for one person; one sender gets a quarter of it."""
     database_pool_size: Annotated[int, Field(ge=1, le=100)] = 5
     """Pooled connections of one process; the writers and the listener hold three more."""
     retry_window_s: Annotated[int, Field(ge=60)] = 7 * 86_400
     """How long the trace of a delivered message stays, for repeats with the same client_message_id."""
+
+    audit_days: Annotated[int, Field(ge=7, le=3_650)] = 90
+    """How long security events are kept: long enough to look back, and no longer, as they are metadata."""
 
     log_format: LogFormat = LogFormat.AUTO
     log_level: LogLevel = LogLevel.INFO
@@ -136,10 +155,17 @@ class Settings(BaseSettings):
         return bare
 
     @model_validator(mode="after")
-    def _bearer(self) -> Self:
-        if not self.allow_bearer:
-            raise ValueError("BLINDPOST_ALLOW_BEARER=false needs signed requests, which this version does not have")
+    def _tls(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("BLINDPOST_TLS_CERT and BLINDPOST_TLS_KEY go together")
         return self
+
+    @property
+    def origin(self) -> str:
+        """What clients type."""
+        scheme = "http" if self.tls_cert is None else "https"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_origin or f"{scheme}://{host}:{self.port}"
 
 
 def unknown_variables() -> list[str]:

@@ -1,12 +1,11 @@
 """Rate limits, counted in Redis under pseudonyms: no address or name is kept there."""
 
-from datetime import UTC, datetime
-from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 
 from blindpost.core.cache import Cache
+from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.errors import TooManyRequests
 
 
@@ -30,19 +29,16 @@ PROVE: Final = Limit("prove", RateLimitItemPerMinute(10))
 class Limiter:
     """Counts by address, and by account, under pseudonyms that change every day."""
 
-    def __init__(self, cache: Cache, key: bytes, *, is_on: bool) -> None:
+    def __init__(self, cache: Cache, pseudonyms: Pseudonyms, *, is_on: bool) -> None:
         self._cache = cache
-        self._key = key
+        self._pseudonyms = pseudonyms
         self._is_on = is_on
 
     async def hit(self, limit: Limit, *whom: str) -> None:
         """Count one; raises TooManyRequests with the seconds to wait, or Unavailable if it cannot count."""
         if not self._is_on:
             return
-        wait = await self._cache.hit(limit.rate, limit.purpose, self._pseudonym(*whom))
+        pseudonym = await self._pseudonyms.of(*whom)
+        wait = await self._cache.hit(limit.rate, limit.purpose, pseudonym.hex())
         if wait is not None:
             raise TooManyRequests(retry_after=wait)
-
-    def _pseudonym(self, *whom: str) -> str:
-        text = "\x00".join((datetime.now(UTC).date().isoformat(), *whom))
-        return blake2b(text.encode("utf-8", "surrogatepass"), key=self._key, digest_size=16).hexdigest()

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     ForeignKey,
     Index,
@@ -92,6 +93,7 @@ sessions = Table(
     _user("user_id"),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("contacts_seen", BigInteger, nullable=False),
+    _time("created_at"),
     Index(None, "user_id"),
 )
 """The truth about who is logged in; Redis only remembers it for a minute."""
@@ -147,13 +149,34 @@ token_keys = Table(
     Column("id", Text, primary_key=True),
     Column("public_key", LargeBinary, nullable=False),
     _time("created_at"),
+    Column("retires_at", DateTime(timezone=True)),
 )
 """Public halves of the keys that the nodes sign tokens with; the private halves never leave their nodes."""
 
-secrets = Table(
-    "secrets",
+pseudonym_keys = Table(
+    "pseudonym_keys",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", LargeBinary, nullable=False),
+    Column("day", Date, primary_key=True, autoincrement=False),
+    Column("key", LargeBinary, nullable=False),
+    CheckConstraint("octet_length(key) = 32", name="key_length"),
 )
-"""What all nodes share and no client sees: the key of the pseudonyms."""
+"""The key of each day's pseudonyms, deleted a day later: from then on nobody can tell whose they were."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("event", Text, nullable=False),
+    Column("subject", LargeBinary),
+    Column("address", LargeBinary),
+    Column("count", BigInteger, nullable=False),
+    Column("previous", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    CheckConstraint("event ~ '^[a-z_]{1,40}$'", name="event"),
+    CheckConstraint("octet_length(subject) = 16 AND octet_length(address) = 16", name="pseudonyms"),
+    CheckConstraint("octet_length(previous) = 32 AND octet_length(hash) = 32", name="hashes"),
+    CheckConstraint("count > 0", name="count"),
+)
+"""Security events, each chained to the one before it by its hash. Triggers refuse to change a row, to delete one
+that is younger than a week, and to truncate. Who and from where are pseudonyms of the day; times are whole hours."""

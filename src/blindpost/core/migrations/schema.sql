@@ -1,5 +1,31 @@
+CREATE FUNCTION public.audit_is_append_only() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+    BEGIN
+        IF TG_OP = 'DELETE' THEN
+            IF OLD.at < now() - interval '7 days' THEN
+                RETURN OLD;
+            END IF;
+        END IF;
+        RAISE EXCEPTION 'the audit is append-only' USING ERRCODE = 'insufficient_privilege';
+    END
+    $$;
 CREATE TABLE public.alembic_version (
     version_num character varying(32) NOT NULL
+);
+CREATE TABLE public.audit (
+    id bigint NOT NULL,
+    at timestamp with time zone NOT NULL,
+    event text NOT NULL,
+    subject bytea,
+    address bytea,
+    count bigint NOT NULL,
+    previous bytea NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT audit_count_check CHECK ((count > 0)),
+    CONSTRAINT audit_event_check CHECK ((event ~ '^[a-z_]{1,40}$'::text)),
+    CONSTRAINT audit_hashes_check CHECK (((octet_length(previous) = 32) AND (octet_length(hash) = 32))),
+    CONSTRAINT audit_pseudonyms_check CHECK (((octet_length(subject) = 16) AND (octet_length(address) = 16)))
 );
 CREATE TABLE public.contact_requests (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -32,24 +58,27 @@ CREATE TABLE public.names (
     name_key text NOT NULL COLLATE pg_catalog."C",
     CONSTRAINT names_shape_check CHECK ((name_key ~ '^[a-z0-9_]{3,50}$'::text))
 );
+CREATE TABLE public.pseudonym_keys (
+    day date NOT NULL,
+    key bytea NOT NULL,
+    CONSTRAINT pseudonym_keys_key_length_check CHECK ((octet_length(key) = 32))
+);
 CREATE TABLE public.retired_ecdh_keys (
     user_id uuid NOT NULL,
     fingerprint bytea NOT NULL
-);
-CREATE TABLE public.secrets (
-    name text NOT NULL,
-    value bytea NOT NULL
 );
 CREATE TABLE public.sessions (
     id uuid NOT NULL,
     user_id uuid NOT NULL,
     expires_at timestamp with time zone NOT NULL,
-    contacts_seen bigint NOT NULL
+    contacts_seen bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 CREATE TABLE public.token_keys (
     id text NOT NULL,
     public_key bytea NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    retires_at timestamp with time zone
 );
 CREATE TABLE public.users (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -67,16 +96,18 @@ CREATE TABLE public.users (
 );
 ALTER TABLE ONLY public.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+ALTER TABLE ONLY public.audit
+    ADD CONSTRAINT audit_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.contact_requests
     ADD CONSTRAINT contact_requests_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.messages
     ADD CONSTRAINT messages_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.names
     ADD CONSTRAINT names_pkey PRIMARY KEY (name_key);
+ALTER TABLE ONLY public.pseudonym_keys
+    ADD CONSTRAINT pseudonym_keys_pkey PRIMARY KEY (day);
 ALTER TABLE ONLY public.retired_ecdh_keys
     ADD CONSTRAINT retired_ecdh_keys_pkey PRIMARY KEY (user_id, fingerprint);
-ALTER TABLE ONLY public.secrets
-    ADD CONSTRAINT secrets_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.token_keys
@@ -92,6 +123,8 @@ CREATE INDEX messages_inbox_idx ON public.messages USING btree (recipient_id, id
 CREATE INDEX messages_receipt_idx ON public.messages USING btree (sender_id) WHERE receipt_due;
 CREATE UNIQUE INDEX messages_sender_client_key ON public.messages USING btree (sender_id, client_message_id);
 CREATE INDEX sessions_user_id_idx ON public.sessions USING btree (user_id);
+CREATE TRIGGER audit_rows BEFORE DELETE OR UPDATE ON public.audit FOR EACH ROW EXECUTE FUNCTION public.audit_is_append_only();
+CREATE TRIGGER audit_table BEFORE TRUNCATE ON public.audit FOR EACH STATEMENT EXECUTE FUNCTION public.audit_is_append_only();
 ALTER TABLE ONLY public.contact_requests
     ADD CONSTRAINT contact_requests_receiver_id_fkey FOREIGN KEY (receiver_id) REFERENCES public.users(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.contact_requests

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import CollectionAggregate
 
-from blindpost.core.schema import names, retired_ecdh_keys, secrets, sessions, token_keys, users
+from blindpost.core.schema import names, retired_ecdh_keys, sessions, token_keys, users
 
 
 class User(NamedTuple):
@@ -155,9 +155,3 @@ async def publish_token_key(tx: AsyncConnection, key_id: str, public_key: bytes)
 async def token_key(tx: AsyncConnection, key_id: str) -> bytes | None:
     key: bytes | None = await tx.scalar(select(token_keys.c.public_key).where(token_keys.c.id == key_id))
     return key
-
-
-async def shared_secret(tx: AsyncConnection, name: str) -> bytes:
-    """Read a secret that the first migration made."""
-    value: bytes = (await tx.execute(select(secrets.c.value).where(secrets.c.name == name))).scalar_one()
-    return value
