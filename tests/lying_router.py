@@ -72,10 +72,10 @@ class LyingRouter:
         return answer if isinstance(answer, httpx.Response) else httpx.Response(200, json=answer)
 
     def me(self, request: httpx.Request) -> UUID:
-        return self.tokens[request.headers["Authorization"].removeprefix("Bearer ")]
+        return self.tokens[request.headers["Authorization"].removeprefix("DPoP ")]
 
     def is_open(self, request: httpx.Request) -> bool:
-        return request.headers.get("Authorization", "").removeprefix("Bearer ") in self.tokens
+        return request.headers.get("Authorization", "").removeprefix("DPoP ") in self.tokens
 
     def named(self, username: str) -> tuple[UUID, dict[str, Any]] | None:
         return next((entry for entry in self.users.items() if entry[1]["username"] == username), None)
@@ -105,10 +105,10 @@ class LyingRouter:
             return problem(401, "login_failed")
         token = secrets.token_hex(8)
         self.tokens[token] = user[0]
-        return {"access_token": token, "token_type": "Bearer", "expires_in": 60}
+        return {"access_token": token, "token_type": "DPoP", "expires_in": 60}
 
     def _logout_post(self, request: httpx.Request, _: dict[str, Any]) -> Answer:
-        self.tokens.pop(request.headers["Authorization"].removeprefix("Bearer "), None)
+        self.tokens.pop(request.headers["Authorization"].removeprefix("DPoP "), None)
         return {"status": "ok"}
 
     def _me_get(self, request: httpx.Request, _: dict[str, Any]) -> Answer:

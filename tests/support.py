@@ -3,9 +3,10 @@
 import asyncio
 import base64
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,6 +18,7 @@ from blindpost.app import Running, running
 from blindpost.config import Settings
 from blindpost.core.embedded import StoreUrls
 from blindpost.protocol import transcripts
+from blindpost.protocol.dpop import ProofKey, SignedRequest
 from blindpost.protocol.keys import ECDSA_SHA384, PublicKey
 
 
@@ -40,9 +42,31 @@ def unique_name(stem: str = "user") -> str:
     return f"{stem}_{uuid4().hex[:20]}"
 
 
+def signed(method: str, url: str, key: ProofKey, token: str | None = None, body: bytes = b"") -> dict[str, str]:
+    """Return the headers of a signed request (RFC 9449); without a token, those of a login."""
+    proof = key.prove(SignedRequest(method, url.partition("?")[0], body, token), time.time())
+    return {"DPoP": proof} | ({"Authorization": f"DPoP {token}"} if token else {})
+
+
+class Signed(httpx.Auth):
+    """Signs each request with a session's key."""
+
+    requires_request_body = True
+
+    def __init__(self, key: ProofKey | None = None, token: str | None = None, origin: str = "") -> None:
+        self._key = key or ProofKey()
+        self._token = token
+        self._origin = origin
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        url = self._origin + request.url.raw_path.decode() if self._origin else str(request.url)
+        request.headers.update(signed(request.method, url, self._key, self._token, request.content))
+        yield request
+
+
 @dataclass
 class Person:
-    """Somebody with two keys and, once logged in, a token."""
+    """Somebody with two keys and, once logged in, a token and the key that goes with it."""
 
     http: httpx.AsyncClient
     name: str = field(default_factory=unique_name)
@@ -50,10 +74,20 @@ class Person:
     ecdh: ec.EllipticCurvePrivateKey = field(default_factory=new_key)
     id: str = ""
     token: str = ""
+    key: ProofKey = field(default_factory=ProofKey)
+    origin: str = ""
+    """What is signed in place of where the requests go, if that is another address of the same router."""
+
+    def at(self, http: httpx.AsyncClient) -> "Person":
+        """Return the same person in the same session, at another router or from another address."""
+        return replace(self, http=http)
 
     @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token}"}
+    def auth(self) -> Signed:
+        return Signed(self.key, self.token, self.origin)
+
+    def signed(self, method: str, url: str, body: bytes = b"") -> dict[str, str]:
+        return signed(method, url, self.key, self.token, body)
 
     def registration(self) -> dict[str, str]:
         """Return a correct body for /auth/register."""
@@ -83,13 +117,14 @@ class Person:
         return {"username": self.name, "challenge": challenge, "signature": signature}
 
     async def login(self) -> "Person":
-        answer = await self.http.post("/auth/login", json=await self.login_body())
+        answer = await self.http.post("/auth/login", json=await self.login_body(), auth=Signed(self.key))
         assert answer.status_code == 200, answer.text
         self.token = answer.json()["access_token"]
         return self
 
     async def call(self, method: str, path: str, json: Any = None, **options: Any) -> httpx.Response:
-        return await self.http.request(method, path, json=json, headers=self.headers, **options)
+        auth = Signed(self.key) if path == "/auth/login" else self.auth
+        return await self.http.request(method, path, json=json, auth=auth, **options)
 
     async def get(self, path: str, **params: Any) -> httpx.Response:
         return await self.call("GET", path, params=params)

@@ -99,8 +99,14 @@ class Components(Provider):
 
     @provide
     def auth(self, settings: Settings, database: Database, cache: Cache, tokens: Tokens) -> AuthService:
-        lifetime_s = settings.session_lifetime_s
-        return AuthService(database, cache, tokens, origin=settings.origin, session_lifetime_s=lifetime_s)
+        return AuthService(
+            database,
+            cache,
+            tokens,
+            origin=settings.origin,
+            session_lifetime_s=settings.session_lifetime_s,
+            allow_bearer=settings.allow_bearer,
+        )
 
     contacts = provide(ContactService)
     messages = provide(MessageService)
@@ -152,6 +158,7 @@ async def open_components(
         database, cache = await container.get(Database), await container.get(Cache)
         await database.check_server()
         await cache.check_server()
+        await cache.begin()
         await database.migrate()
         await (await container.get(Tokens)).publish()
         writer, hub = await container.get(MessageWriter), await container.get(Hub)

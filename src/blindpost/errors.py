@@ -10,6 +10,7 @@ BlindpostError
     │   ├── InvalidKey            400 invalid_key
     │   └── InvalidSignature      400 invalid_signature
     ├── NotAuthenticated          401 not_authenticated
+    │   ├── InvalidProof          401 invalid_proof
     │   └── LoginFailed           401 login_failed
     ├── NotAContact               403 not_a_contact
     ├── NotFound                  404 not_found
@@ -99,7 +100,14 @@ class NotAuthenticated(Problem):
     """No session, or one that has ended."""
 
     status, code, title = 401, "not_authenticated", "Not logged in"
-    detail = "Log in, and send the token in the Authorization header."
+    detail = "Log in, and send the token in the Authorization header, with a proof in the DPoP header."
+
+
+class InvalidProof(NotAuthenticated):
+    """The proof is not one of this session's key for this very request, or was used before."""
+
+    code, title = "invalid_proof", "The proof is not valid"
+    detail = "Sign each request anew with the session's key, as RFC 9449 says, with bd = base64url(SHA-256(body))."
 
 
 class LoginFailed(NotAuthenticated):

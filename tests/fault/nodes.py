@@ -88,10 +88,11 @@ class RawPoll:
     @classmethod
     async def open(cls, origin: str, person: Person, timeout_s: float = 60) -> "RawPoll":
         reader, writer = await asyncio.open_connection(urlsplit(origin).hostname, urlsplit(origin).port)
+        signed = person.signed("GET", f"{origin}/messages/poll")
         head = (
             f"GET /messages/poll?timeout={timeout_s} HTTP/1.1",
             "Host: test",
-            f"Authorization: Bearer {person.token}",
+            *(f"{name}: {value}" for name, value in signed.items()),
         )
         writer.write("\r\n".join((*head, "", "")).encode())
         await writer.drain()

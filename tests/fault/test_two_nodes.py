@@ -36,7 +36,7 @@ async def pair(own_database: StoreUrls, tmp_path: Path) -> AsyncIterator[tuple[h
 
 def through(http: httpx.AsyncClient, someone: Person) -> Person:
     """Return the same person with the same token, who talks to another router."""
-    return Person(http, someone.name, someone.ecdsa, someone.ecdh, someone.id, someone.token)
+    return someone.at(http)
 
 
 async def a_poll_waits() -> None:

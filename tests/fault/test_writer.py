@@ -134,7 +134,7 @@ async def test_an_answer_lost_on_its_way_to_the_client_and_a_repeat_store_one_me
         alice, bob = await contacts(http)
         body = str(uuid4())
         async with client(f"http://127.0.0.1:{relay.port}") as through:
-            alice.http = through
+            alice.http, alice.origin = through, router.origin
             with pytest.raises(httpx.TransportError):
                 await alice.send(bob, client_message_id=body)
             again = await alice.send(bob, client_message_id=body)

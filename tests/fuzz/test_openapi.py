@@ -13,6 +13,8 @@ import pytest
 import schemathesis
 from dishka import make_async_container
 from hypothesis import HealthCheck, Phase, settings
+from requests import PreparedRequest
+from requests.auth import AuthBase
 from schemathesis import BaseSchema, Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
@@ -82,8 +84,25 @@ async def _scene(http: httpx.AsyncClient) -> tuple[Person, Person]:
     return me, other
 
 
+class Sign(AuthBase):
+    """Signs what is made up like what any client sends."""
+
+    def __init__(self, someone: Person) -> None:
+        self._someone = someone
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        body = request.body or b""
+        content = body.encode() if isinstance(body, str) else body
+        assert isinstance(content, bytes)
+        request.headers.update(self._someone.signed(str(request.method), str(request.url), content))
+        return request
+
+
 class Caller:
     """A real user, who logs in again when a case has logged them out, and a contact of theirs."""
+
+    me: Person
+    other: Person
 
     def __init__(self, router: Running) -> None:
         self._router = router
@@ -99,16 +118,16 @@ class Caller:
     def try_case(self, case: "Case[Any]") -> None:
         """Make the request as the user, and hold the answer against the description."""
         _hasten(case)
-        response = case.call(base_url=self._router.origin, headers=self.me.headers)
+        response = case.call(base_url=self._router.origin, auth=Sign(self.me))
         if case.path == "/auth/logout" and response.status_code == 200:
             self._relogin()
         case.validate_response(response, checks=CHECKS)
 
     def _relogin(self) -> None:
         async def login(http: httpx.AsyncClient) -> str:
-            return (await Person(http, self.me.name, self.me.ecdsa).login()).token
+            return (await self.me.at(http).login()).token
 
-        self.me.token = self._run(login)
+        self.me.token = str(self._run(login))
 
 
 def _hasten(case: "Case[Any]") -> None:

@@ -246,14 +246,15 @@ async def test_without_a_session_that_lives_every_other_endpoint_is_closed(
 ) -> None:
     ended = await another_session(scene.alice)
     success(await ended.post("/auth/logout"))
-    tokens = ["Bearer garbage", "Bearer", f"Basic {scene.alice.token}", f"Bearer {ended.token}"]
+    shown = ["DPoP garbage", "DPoP", "Bearer", f"Basic {scene.alice.token}", f"Bearer {scene.alice.token}"]
     for endpoint in CLOSED:
         method, path, body = endpoint[0], path_of(endpoint, scene), body_of(endpoint, scene, scene.alice)
         answers = [await http.request(method, path, json=body)]
-        answers += [await http.request(method, path, json=body, headers={"Authorization": each}) for each in tokens]
+        answers += [await http.request(method, path, json=body, headers={"Authorization": each}) for each in shown]
+        answers += [await ended.at(http).call(method, path, body)]
         for answer in answers:
             refusal(answer, 401, "not_authenticated")
-            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            assert answer.headers["WWW-Authenticate"] == 'DPoP algs="ES256 ES384"'
         assert len({answer.content for answer in answers}) == 1
     await demand_untouched(scene)
 

@@ -23,11 +23,12 @@ from blindpost.app import Running
 from blindpost.core.database import Database
 from blindpost.core.tokens import Tokens
 from blindpost.protocol import transcripts
+from blindpost.protocol.dpop import ProofKey
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.limits import SIGNATURE_MAX_BYTES
 from checks import Waiting, another_session, refusal, success
 from forgeries import BAD_KEYS, OTHER_SIGNATURES, mirrored, other_signature
-from support import Person, b64, contacts, new_key, person, public, sign, unique_name
+from support import Person, Signed, b64, contacts, new_key, person, public, sign, unique_name
 
 if TYPE_CHECKING:
     import asyncpg
@@ -61,8 +62,9 @@ def raw(signature: str) -> bytes:
     return base64.b64decode(signature)
 
 
-async def post(http: httpx.AsyncClient, path: str, body: dict[str, str]) -> httpx.Response:
-    return await http.post(path, json=body)
+async def post(http: httpx.AsyncClient, path: str, body: dict[str, str], key: ProofKey | None = None) -> httpx.Response:
+    """Post without a session, showing a session's key as a login must."""
+    return await http.post(path, json=body, auth=Signed(key))
 
 
 async def try_login(someone: Person, **changes: str) -> httpx.Response:
@@ -262,11 +264,11 @@ async def test_a_challenge_for_what_cannot_be_a_name_is_refused(http: httpx.Asyn
 # Login
 
 
-async def test_login_gives_a_bearer_token_with_its_lifetime(http: httpx.AsyncClient) -> None:
+async def test_login_gives_a_token_for_its_key_with_its_lifetime(http: httpx.AsyncClient) -> None:
     alice = await person(http)
     body = success(await try_login(alice))
     assert set(body) == {"access_token", "token_type", "expires_in"}
-    assert body["token_type"] == "Bearer"
+    assert body["token_type"] == "DPoP"
     assert body["expires_in"] == 12 * 3_600
     assert success(await alice.get("/auth/me"))["id"] == alice.id
 
@@ -428,9 +430,9 @@ def hs256(secret: bytes, header: dict[str, Any], claims: dict[str, Any]) -> str:
 
 
 async def demand_refused(someone: Person, token: str) -> None:
-    answer = await someone.http.get("/auth/me", headers={"Authorization": f"Bearer {token}"})
+    answer = await someone.http.get("/auth/me", auth=Signed(someone.key, token))
     body = refusal(answer, 401, "not_authenticated")
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.headers["WWW-Authenticate"] == 'DPoP algs="ES256 ES384"'
     assert token not in json.dumps(body)
     success(await someone.get("/auth/me"))
 
@@ -444,7 +446,8 @@ async def test_a_token_says_who_for_whom_and_until_when(http: httpx.AsyncClient)
     header, claims = parts(alice.token)
     assert set(header) == {"alg", "kid", "typ"}
     assert (header["alg"], header["typ"]) == ("ES256", "at+jwt")
-    assert set(claims) == {"iss", "aud", "sub", "jti", "iat", "exp"}
+    assert set(claims) == {"iss", "aud", "sub", "jti", "iat", "exp", "cnf"}
+    assert claims["cnf"] == {"jkt": alice.key.thumbprint}
     assert claims["sub"] == alice.id
     assert claims["exp"] - claims["iat"] == 12 * 3_600
 
@@ -546,8 +549,9 @@ async def test_a_token_with_another_claim_is_refused(
 
 async def test_the_session_of_one_user_is_not_another_users(http: httpx.AsyncClient, router: Running) -> None:
     alice, bob = await person(http), await person(http)
+    bound = {"jkt": bob.key.thumbprint}
     header, claims = parts(alice.token)
-    await demand_refused(bob, es256(await token_key_of(router), header, claims | {"sub": bob.id}))
+    await demand_refused(bob, es256(await token_key_of(router), header, claims | {"sub": bob.id, "cnf": bound}))
 
 
 async def test_a_token_that_was_tampered_with_is_refused(http: httpx.AsyncClient) -> None:
@@ -562,7 +566,8 @@ async def test_a_token_that_was_tampered_with_is_refused(http: httpx.AsyncClient
 
 @pytest.mark.parametrize("token", ["a", "a.b.c", "..", "." * 1_000, "x" * 5_000, "e30.e30.e30", "null", "é.é.é"])
 async def test_what_is_no_token_is_refused(http: httpx.AsyncClient, token: str) -> None:
-    answer = await http.get("/auth/me", headers={b"Authorization": f"Bearer {token}".encode()})
+    shown = {b"Authorization": f"DPoP {token}".encode(), b"DPoP": b"proof"}
+    answer = await http.get("/auth/me", headers=shown)
     refusal(answer, 401, "not_authenticated")
 
 
@@ -572,14 +577,15 @@ async def test_a_token_of_another_deployment_is_refused(http: httpx.AsyncClient,
     session = UUID(parts(alice.token)[1]["jti"])
     async with Database(database_url, pool_size=1) as database:
         foreign = Tokens(ec.generate_private_key(ec.SECP256R1()), database)
-        await demand_refused(alice, foreign.issue(UUID(alice.id), session, 60))
+        await demand_refused(alice, foreign.issue(UUID(alice.id), session, 60, alice.key.thumbprint))
 
 
 async def test_a_token_is_not_taken_from_the_url_or_under_another_scheme(http: httpx.AsyncClient) -> None:
     alice = await person(http)
     refusal(await http.get("/auth/me", params={"access_token": alice.token}), 401, "not_authenticated")
-    for scheme in ("Basic", "Token", "DPoP"):
-        answer = await http.get("/auth/me", headers={"Authorization": f"{scheme} {alice.token}"})
+    for scheme in ("Basic", "Token", "Bearer"):
+        shown = alice.signed("GET", str(http.base_url.join("/auth/me")))
+        answer = await http.get("/auth/me", headers=shown | {"Authorization": f"{scheme} {alice.token}"})
         refusal(answer, 401, "not_authenticated")
 
 
@@ -600,7 +606,7 @@ async def test_a_session_that_logged_out_is_dead_at_once_and_on_every_node(
     http: httpx.AsyncClient, second_http: httpx.AsyncClient
 ) -> None:
     alice = await person(http)
-    other_node = Person(second_http, token=alice.token)
+    other_node = alice.at(second_http)
     success(await alice.get("/auth/me"))
     success(await other_node.get("/auth/me"))
     assert success(await other_node.post("/auth/logout")) == {"status": "ok"}
@@ -693,13 +699,13 @@ async def test_a_rotation_ends_the_other_sessions_on_every_node_and_not_the_call
 ) -> None:
     alice = await person(http)
     phone = await another_session(alice)
-    elsewhere = Person(second_http, token=phone.token)
+    elsewhere = phone.at(second_http)
     success(await elsewhere.get("/auth/me"))
     await rotate(alice)
     for each in (phone, elsewhere):
         refusal(await each.get("/auth/me"), 401, "not_authenticated")
     success(await alice.get("/auth/me"))
-    success(await Person(second_http, token=alice.token).get("/auth/me"))
+    success(await alice.at(second_http).get("/auth/me"))
 
 
 async def test_a_rotation_ends_the_polls_of_the_other_sessions_alone(http: httpx.AsyncClient, waiting: Waiting) -> None:
@@ -753,7 +759,7 @@ async def test_a_rotation_needs_every_signature(http: httpx.AsyncClient) -> None
 
 async def test_a_stolen_token_alone_rotates_nothing(http: httpx.AsyncClient) -> None:
     alice = await person(http)
-    thief = Person(http, alice.name, ecdh=alice.ecdh, id=alice.id, token=alice.token)
+    thief = Person(http, alice.name, ecdh=alice.ecdh, id=alice.id, token=alice.token, key=alice.key)
     refusal(await thief.put("/auth/ecdsa-update-key", **rotation(thief, new_key())), 400, "invalid_signature")
 
 
@@ -796,7 +802,7 @@ async def test_no_session_of_the_old_key_outlives_a_rotation_that_races_its_logi
     for _ in range(6):
         old = Person(http, alice.name, alice.ecdsa, alice.ecdh, alice.id)
         logins = [await old.login_body() for _ in range(6)]
-        racing = [asyncio.create_task(post(http, "/auth/login", body)) for body in logins]
+        racing = [asyncio.create_task(post(http, "/auth/login", body, old.key)) for body in logins]
         await rotate(alice)
         answers = await asyncio.gather(*racing)
         for answer in answers:
@@ -893,7 +899,7 @@ async def test_after_a_deletion_every_token_is_dead_and_no_login_works(
 ) -> None:
     alice = await person(http)
     phone = await another_session(alice)
-    elsewhere = Person(second_http, token=phone.token)
+    elsewhere = phone.at(second_http)
     success(await elsewhere.get("/auth/me"))
     success(await delete(alice))
     for each in (alice, phone, elsewhere):
@@ -945,7 +951,7 @@ async def test_a_login_that_races_a_deletion_leaves_no_session(
 ) -> None:
     alice = await person(http)
     logins = [await alice.login_body() for _ in range(6)]
-    racing = [asyncio.create_task(post(http, "/auth/login", body)) for body in logins]
+    racing = [asyncio.create_task(post(http, "/auth/login", body, alice.key)) for body in logins]
     success(await delete(alice))
     for answer in await asyncio.gather(*racing):
         assert answer.status_code in {200, 401}
@@ -978,5 +984,5 @@ async def test_a_session_of_one_user_opens_nothing_in_the_name_of_another(
     success(await mallory.get("/auth/me"))
     claims = jwt.decode(mallory.token, options={"verify_signature": False})
     tokens = await router.container.get(Tokens)
-    mallory.token = tokens.issue(UUID(alice.id), UUID(claims["jti"]), 600)
+    mallory.token = tokens.issue(UUID(alice.id), UUID(claims["jti"]), 600, mallory.key.thumbprint)
     refusal(await mallory.get("/auth/me"), 401, "not_authenticated")

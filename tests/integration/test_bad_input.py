@@ -33,7 +33,7 @@ DEEP = 40_000
 
 
 async def post(someone: Person, path: str, body: bytes, headers: "Mapping[str, str]" = JSON) -> httpx.Response:
-    return await someone.http.post(path, content=body, headers=someone.headers | dict(headers))
+    return await someone.http.post(path, content=body, headers=dict(headers), auth=someone.auth)
 
 
 def send_body(recipient: Person, **more: Any) -> dict[str, Any]:

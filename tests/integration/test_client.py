@@ -19,7 +19,7 @@ from blindpost.client import (
     Scrypt,
     Store,
 )
-from support import unique_name
+from support import Signed, unique_name
 
 CHEAP = Scrypt(log2_n=4)
 
@@ -144,7 +144,9 @@ async def test_an_ended_session_is_renewed(router: Running) -> None:
     """A token that the router no longer takes is replaced without the caller's help."""
     async with people(router) as (alice, bob):
         async with httpx.AsyncClient(base_url=router.origin) as http:
-            answer = await http.post("/auth/logout", headers={"Authorization": f"Bearer {alice._session._token}"})
+            session = alice._session._credentials
+            assert session
+            answer = await http.post("/auth/logout", auth=Signed(session.key, session.token))
             assert answer.status_code == 200
         await alice.send(bob.identity.account, "still here")
 

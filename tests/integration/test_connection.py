@@ -90,8 +90,11 @@ async def test_a_client_that_does_not_read_its_answer_is_let_go(
     for _ in range(40):
         await alice.send(bob, bytes(65_536))
     _, writer = await opened(router)
-    request = f"GET /messages/get-undelivered-messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bob.token}\r\n\r\n"
-    writer.write(request.encode() * 8)
+    path = "/messages/get-undelivered-messages"
+    for _ in range(8):
+        signed = bob.signed("GET", router.origin + path)
+        head = (f"GET {path} HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in signed.items()))
+        writer.write("\r\n".join((*head, "", "")).encode())
     async with asyncio.timeout(20):
         while not writer.transport.is_closing():  # a closed connection refuses further bytes
             writer.write(b"\r\n")

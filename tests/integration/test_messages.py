@@ -189,7 +189,7 @@ async def test_of_many_repeats_at_once_one_is_stored(
     http: httpx.AsyncClient, second_http: httpx.AsyncClient, database: "asyncpg.Connection[Any]"
 ) -> None:
     alice, bob = await contacts(http)
-    elsewhere = Person(second_http, token=alice.token)
+    elsewhere = alice.at(second_http)
     client_id = uuid4()
     both = [alice, elsewhere] * 10
     answers = await asyncio.gather(*(each.send(bob, client_message_id=str(client_id)) for each in both))
@@ -447,7 +447,7 @@ async def test_a_message_through_one_node_answers_a_poll_at_another(
 ) -> None:
     alice, bob = await contacts(http)
     poll = await waiting.one_poll(bob)
-    sent = await sent_id(Person(second_http, token=alice.token), bob)
+    sent = await sent_id(alice.at(second_http), bob)
     assert [message["id"] for message in success(await poll)["messages"]] == [sent]
 
 

@@ -15,7 +15,7 @@ from blindpost.core.embedded import EmbeddedStores, StoreUrls
 from blindpost.core.limiter import CHALLENGE, LOGIN, LOGIN_ONE_NAME, PROVE, REGISTER, SEARCH, Limit
 from blindpost.routers.security import address_of
 from checks import client_of, refusal, success
-from support import Person, b64, new_key, running_in_thread, settings_for, sign, unique_name
+from support import Person, Signed, b64, new_key, running_in_thread, settings_for, sign, unique_name
 
 Call = Callable[[], Awaitable[httpx.Response]]
 _addresses = count()
@@ -77,7 +77,8 @@ def demand_wait(answer: httpx.Response) -> None:
 
 
 async def bad_login(http: httpx.AsyncClient, name: str) -> httpx.Response:
-    return await http.post("/auth/login", json={"username": name, "challenge": "x", "signature": b64(b"x")})
+    body = {"username": name, "challenge": "x", "signature": b64(b"x")}
+    return await http.post("/auth/login", json=body, auth=Signed())
 
 
 async def test_registrations_are_limited_by_address(http: httpx.AsyncClient, elsewhere: httpx.AsyncClient) -> None:
@@ -119,7 +120,7 @@ async def test_searches_are_limited_by_account_wherever_it_is(
 ) -> None:
     alice, bob = await (await Person(http).register()).login(), await (await Person(http).register()).login()
     demand_wait(await exhaust(SEARCH, lambda: alice.get("/contacts/search-users", username="abc")))
-    moved = Person(elsewhere, token=alice.token)
+    moved = alice.at(elsewhere)
     demand_wait(await moved.get("/contacts/search-users", username="abd"))
     success(await bob.get("/contacts/search-users", username="abc"))
 

@@ -176,7 +176,7 @@ async def test_text_that_is_no_challenge_is_not_signed(challenge: str, router: L
 async def test_a_token_cannot_carry_headers(token: str, router: LyingRouter) -> None:
     """What goes into a header is plain and short."""
     alice, _ = await router.account("alice")
-    router.lies["POST /auth/login"] = says({"access_token": token, "token_type": "Bearer", "expires_in": 1})
+    router.lies["POST /auth/login"] = says({"access_token": token, "token_type": "DPoP", "expires_in": 1})
     with pytest.raises(UntrustedAnswer):
         await alice.login()
 

@@ -13,7 +13,7 @@ import httpx
 
 from blindpost.bench.people import Pair
 from blindpost.bench.routers import Process, cpu_seconds, postgres_cpu_seconds, resident_kib
-from blindpost.bench.wire import Wire, request
+from blindpost.bench.wire import Wire
 
 CREATED: Final = 201
 OK: Final = 200
@@ -39,7 +39,7 @@ async def sends(router: Process, pairs: list[Pair], seconds: float) -> Sends:
         before = cpu_seconds(router.pid), postgres_cpu_seconds()
         started = perf_counter()
         counts = await asyncio.gather(
-            *(_send_until(wire, pair, started + seconds) for wire, pair in zip(wires, pairs, strict=True))
+            *(_send_until(router, wire, pair, started + seconds) for wire, pair in zip(wires, pairs, strict=True))
         )
         took = perf_counter() - started
         after = cpu_seconds(router.pid), postgres_cpu_seconds()
@@ -54,10 +54,10 @@ async def sends(router: Process, pairs: list[Pair], seconds: float) -> Sends:
     )
 
 
-async def _send_until(wire: Wire, pair: Pair, end: float) -> int:
+async def _send_until(router: Process, wire: Wire, pair: Pair, end: float) -> int:
     count = 0
     while perf_counter() < end:
-        status, body = await wire.exchange(pair.send())
+        status, body = await wire.exchange(pair.send(router.origin))
         if status != CREATED:
             raise RuntimeError(f"a send was answered {status}: {body!r}")
         count += 1
@@ -97,15 +97,15 @@ async def latency(router: Process, pair: Pair, count: int, progress: Callable[[]
     times: list[float] = []
     async with _wires(router, 2) as (sender, recipient):
         while len(times) < count:
-            waiting = asyncio.create_task(recipient.exchange(pair.poll(30)))
+            waiting = asyncio.create_task(recipient.exchange(pair.poll(router.origin, 30)))
             await _until_waiting(router, 1)
-            message = pair.send()
+            message = pair.send(router.origin)
             started = perf_counter()
             sent = asyncio.create_task(sender.exchange(message))
             _, body = await waiting
             times.append((perf_counter() - started) * 1000)
             await sent
-            await recipient.exchange(pair.ack([each["id"] for each in json.loads(body)["messages"]]))
+            await recipient.exchange(pair.ack(router.origin, [each["id"] for each in json.loads(body)["messages"]]))
             progress()
     quantiles = statistics.quantiles(times, n=100)
     return Latency(quantiles[49], quantiles[98], len(times))
@@ -140,7 +140,8 @@ async def waiting(
     before = resident_kib(router.pid)
     async with _wires(router, count) as wires:
         polls = [
-            asyncio.create_task(wire.exchange(pairs[index % len(pairs)].poll(60))) for index, wire in enumerate(wires)
+            asyncio.create_task(wire.exchange(pairs[index % len(pairs)].poll(router.origin, 60)))
+            for index, wire in enumerate(wires)
         ]
         await _until_waiting(router, count)
         kib_each = (resident_kib(router.pid) - before) / count
@@ -148,7 +149,7 @@ async def waiting(
         started = perf_counter()
         async with _wires(router, 1) as (sender,):
             for pair in pairs:
-                await sender.exchange(pair.send())
+                await sender.exchange(pair.send(router.origin))
         await asyncio.gather(*polls)
         wake_ms = (perf_counter() - started) * 1000
     return Waiting(count, kib_each, connections, wake_ms)
@@ -159,8 +160,7 @@ async def erase_queues(router: Process, pairs: list[Pair]) -> None:
     async with _wires(router, 1) as (wire,):
         for pair in pairs:
             while True:
-                fetch = request("GET", "/messages/get-undelivered-messages?limit=500", pair.recipient_token)
-                page = json.loads((await wire.exchange(fetch))[1])
+                page = json.loads((await wire.exchange(pair.fetch(router.origin)))[1])
                 if not page["messages"]:
                     break
-                await wire.exchange(pair.ack([each["id"] for each in page["messages"]]))
+                await wire.exchange(pair.ack(router.origin, [each["id"] for each in page["messages"]]))

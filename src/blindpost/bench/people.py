@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from blindpost.bench.wire import request
 from blindpost.client import Client, HttpTransport, Identity, Store
+from blindpost.client.transport import Sign
 from blindpost.protocol.encoding import b64encode
 
 MESSAGE_BYTES: Final = 512
@@ -17,39 +18,40 @@ AT_ONCE: Final = 16
 
 
 class Recording(HttpTransport):
-    """A transport that keeps the token: the benchmark's bare requests are sent under it."""
+    """A transport that keeps how its requests are signed: the benchmark's bare ones are signed in the same way."""
 
-    token = ""
+    sign: Sign
 
     async def request(self, *arguments: Any, **options: Any) -> Any:
-        answer = await super().request(*arguments, **options)
-        if isinstance(answer, dict) and "access_token" in answer:
-            self.token = answer["access_token"]
-        return answer
+        self.sign = options.get("sign") or self.sign
+        return await super().request(*arguments, **options)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two contacts."""
+    """Two contacts. What they send is written for the router of an origin, as it is signed for it."""
 
-    sender_token: str
-    recipient_token: str
+    sender: Sign
+    recipient: Sign
     recipient_id: UUID
 
-    def send(self) -> bytes:
+    def send(self, origin: str) -> bytes:
         """Write a send of a new message."""
         body = {
             "recipient_id": str(self.recipient_id),
             "message": b64encode(os.urandom(MESSAGE_BYTES)),
             "client_message_id": str(uuid4()),
         }
-        return request("POST", "/messages/send", self.sender_token, body)
+        return request("POST", f"{origin}/messages/send", self.sender, body)
 
-    def poll(self, timeout_s: float) -> bytes:
-        return request("GET", f"/messages/poll?timeout={timeout_s}", self.recipient_token)
+    def poll(self, origin: str, timeout_s: float) -> bytes:
+        return request("GET", f"{origin}/messages/poll?timeout={timeout_s}", self.recipient)
 
-    def ack(self, ids: list[str]) -> bytes:
-        return request("POST", "/messages/ack", self.recipient_token, {"message_ids": ids})
+    def fetch(self, origin: str) -> bytes:
+        return request("GET", f"{origin}/messages/get-undelivered-messages?limit=500", self.recipient)
+
+    def ack(self, origin: str, ids: list[str]) -> bytes:
+        return request("POST", f"{origin}/messages/ack", self.recipient, {"message_ids": ids})
 
 
 async def make_pairs(origin: str, count: int) -> list[Pair]:
@@ -70,7 +72,7 @@ async def _pair(origin: str) -> Pair:
         await recipient.request_contact(sender.identity.account)
         for client in (sender, recipient):
             await client.receive_once()  # takes the news of the contact, so that the next poll waits
-        return Pair(sends.token, receives.token, recipient.identity.account)
+        return Pair(sends.sign, receives.sign, recipient.identity.account)
 
 
 @asynccontextmanager

@@ -5,6 +5,8 @@ import json
 from typing import Any, Final, Self, cast
 from urllib.parse import urlsplit
 
+from blindpost.client.transport import Sign
+
 END: Final = b"\r\n\r\n"
 
 
@@ -53,11 +55,15 @@ class Wire(asyncio.Protocol):
         self._transport.close()
 
 
-def request(method: str, path: str, token: str, body: Any = None) -> bytes:
-    """Write a request with its headers."""
+def request(method: str, url: str, sign: Sign, body: Any = None) -> bytes:
+    """Write a request with its headers, signed."""
     content = b"" if body is None else json.dumps(body).encode()
-    head = (
-        f"{method} {path} HTTP/1.1\r\nHost: router\r\nAuthorization: Bearer {token}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-    )
-    return head.encode() + content
+    bare, _, _ = url.partition("?")
+    headers = {
+        "Host": urlsplit(url).netloc,
+        **sign(method, bare, content),
+        "Content-Type": "application/json",
+        "Content-Length": str(len(content)),
+    }
+    lines = (f"{method} {url[url.index('/', len('https://')) :]} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items()))
+    return "\r\n".join((*lines, "", "")).encode() + content

@@ -1,15 +1,17 @@
-"""A session with the router: the login, what is checked before a challenge is signed, and its renewal."""
+"""A session with the router: the login, what is checked before a challenge is signed, its own key, its renewal."""
 
 import asyncio
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from blindpost.client.errors import LoginRefused, Refused, UntrustedAnswer, WrongServer
 from blindpost.client.identity import Identity, Role
 from blindpost.client.retry import Retry
 from blindpost.client.transport import ANSWER_MAX_BYTES, TIMEOUT_S, Transport, origin_of, parse
+from blindpost.protocol import dpop
 from blindpost.protocol.challenge import Challenge
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.limits import CHALLENGE_LIFETIME_S
@@ -19,6 +21,24 @@ CLOCK_SKEW_S: Final = 120
 """How wrong a clock may be. The origin and the single use protect; the time only keeps old challenges out."""
 UNAUTHENTICATED: Final = 401
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,8192}")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A token, and the key made for it, which signs every request: the token alone is of no use to a thief."""
+
+    clock: Callable[[], float] = field(repr=False)
+    """Unix seconds, as the router counts them."""
+    token: str | None = field(default=None, repr=False)
+    key: dpop.ProofKey = field(default_factory=dpop.ProofKey)
+
+    def sign(self, method: str, url: str, body: bytes) -> dict[str, str]:
+        """Return the headers for one request: the token if there is one yet, and a fresh proof (RFC 9449)."""
+        proof = self.key.prove(dpop.SignedRequest(method, url, body, self.token), self.clock())
+        headers = {"DPoP": proof}
+        if self.token is not None:
+            headers["Authorization"] = f"DPoP {self.token}"
+        return headers
 
 
 class Session:
@@ -31,7 +51,8 @@ class Session:
         self.retry = retry
         self._identity = identity
         self._clock = clock
-        self._token: str | None = None
+        self._clock_offset_s = 0.0
+        self._credentials: Credentials | None = None
         self._login_lock = asyncio.Lock()
         self.logins = 0
         """How many sessions there were: the router tells each of what changes while it lasts."""
@@ -43,18 +64,18 @@ class Session:
 
     async def logout(self) -> None:
         """End the session, here and at the router. One that ended already is no error."""
-        token, self._token = self._token, None
-        if token is None:
+        credentials, self._credentials = self._credentials, None
+        if credentials is None:
             return
         try:
-            await self._repeat("POST", "/auth/logout", headers=_authorization(token))
+            await self._repeat("POST", "/auth/logout", sign=credentials.sign)
         except Refused as error:
             if error.status != UNAUTHENTICATED:
                 raise
 
     def forget(self) -> None:
         """Drop the session without telling the router."""
-        self._token = None
+        self._credentials = None
 
     async def anonymous(self, method: str, path: str, *, json: object) -> Any:
         """Make a call without a session; it must be safe to repeat. Raises as `call` does."""
@@ -72,26 +93,26 @@ class Session:
         repeatable: bool = True,
     ) -> Any:
         """Make one call as the user; raises Unreachable, Refused, UntrustedAnswer, or what `login` raises."""
-        token = self._token or await self._renew(None)
+        credentials = self._credentials or await self._renew(None)
         options = {"json": json, "params": params, "timeout_s": timeout_s, "max_bytes": max_bytes}
         try:
-            return await self._repeat(method, path, repeatable=repeatable, headers=_authorization(token), **options)
+            return await self._repeat(method, path, repeatable=repeatable, sign=credentials.sign, **options)
         except Refused as error:
             if error.status != UNAUTHENTICATED:
                 raise
         # A refused session changed nothing, so any call may be made again under a new one: once.
-        token = await self._renew(token)
-        return await self._repeat(method, path, repeatable=repeatable, headers=_authorization(token), **options)
+        credentials = await self._renew(credentials)
+        return await self._repeat(method, path, repeatable=repeatable, sign=credentials.sign, **options)
 
-    async def _renew(self, ended: str | None) -> str:
-        """Log in, unless another task did so since the given token was found dead."""
+    async def _renew(self, ended: Credentials | None) -> Credentials:
+        """Log in, unless another task did so since the given session was found dead."""
         async with self._login_lock:
-            if self._token is None or self._token == ended:
-                self._token = None
+            if self._credentials is None or self._credentials is ended:
+                self._credentials = None
                 await self._login()
-            if self._token is None:
+            if self._credentials is None:
                 raise AssertionError("a login without a token")
-            return self._token
+            return self._credentials
 
     async def _repeat(self, method: str, path: str, *, repeatable: bool = True, **options: Any) -> Any:
         return await self.retry.run(lambda: self.transport.request(method, path, **options), repeatable=repeatable)
@@ -100,7 +121,7 @@ class Session:
         self._identity.belong_to(self.transport.origin)
         tried = self._identity.ecdsa_key
         try:
-            self._token = await self._answer_challenge(self._identity.sign)
+            self._credentials = await self._answer_challenge(self._identity.sign)
         except LoginRefused:
             # A rotation: finished meanwhile by another process, or the router may know the next key already.
             self._identity.reload()
@@ -108,13 +129,12 @@ class Session:
             if not is_replaced and self._identity.next_key(Role.ECDSA) is None:
                 raise
             sign = self._identity.sign if is_replaced else self._identity.sign_with_next
-            self._token = await self._answer_challenge(sign)
+            self._credentials = await self._answer_challenge(sign)
         self.logins += 1
         if self._identity.user_id is None or any(self._identity.next_key(role) for role in Role):
-            headers = _authorization(self._token)
-            self._take_in(await self._repeat("GET", "/auth/me", headers=headers))
+            self._take_in(await self._repeat("GET", "/auth/me", sign=self._credentials.sign))
 
-    async def _answer_challenge(self, sign: Callable[[bytes], bytes]) -> str:
+    async def _answer_challenge(self, sign: Callable[[bytes], bytes]) -> Credentials:
         answer = parse(auth.ChallengeAnswer, await self._repeat("GET", f"/auth/challenge/{self._identity.username}"))
         self._check(answer.challenge)
         login = auth.LoginRequest(
@@ -122,14 +142,16 @@ class Session:
             challenge=answer.challenge,
             signature=sign(answer.challenge.encode("utf-8")),
         )
+        shown = Credentials(self._router_time)
+        json = login.model_dump(mode="json")
         try:
             # Not repeated: a challenge works once, so a second try could only fail.
-            body = await self._repeat("POST", "/auth/login", json=login.model_dump(mode="json"), repeatable=False)
+            body = await self._repeat("POST", "/auth/login", json=json, sign=shown.sign, repeatable=False)
         except Refused as error:
             if error.status == UNAUTHENTICATED:
                 raise LoginRefused(error.status, error.code, error.detail) from None
             raise
-        return _token(parse(auth.Session, body))
+        return replace(shown, token=_token(parse(auth.Session, body)))
 
     def _check(self, text: str) -> None:
         """Let only a challenge through that is for this server, this user and this minute: it is then signed."""
@@ -143,6 +165,11 @@ class Session:
         left = challenge.expiry - self._clock()
         if not -CLOCK_SKEW_S < left < CHALLENGE_LIFETIME_S + CLOCK_SKEW_S:
             raise UntrustedAnswer("the server's challenge is not of this minute", "Check the clock of this computer.")
+        # Proofs are dated by the router's clock, as far as it was just believed: a computer's clock may be wrong.
+        self._clock_offset_s = left - CHALLENGE_LIFETIME_S
+
+    def _router_time(self) -> float:
+        return self._clock() + self._clock_offset_s
 
     async def reconcile(self) -> None:
         """Find out what became of a rotation whose answer was lost; raises what `call` raises."""
@@ -171,14 +198,13 @@ class Session:
         return is_mine and ecdh in {mine.ecdh_key, mine.next_key(Role.ECDH)}
 
 
-def _authorization(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
 def _token(session: auth.Session) -> str:
     # It goes into a header, so it must not be able to begin another one.
-    if session.token_type.lower() != "bearer" or _TOKEN.fullmatch(session.access_token) is None:
-        raise UntrustedAnswer("the server's session is not a bearer token")
+    if _TOKEN.fullmatch(session.access_token) is None:
+        raise UntrustedAnswer("the server's session has no token that can be sent")
+    # A plain token could be used by whoever sees it: somebody on the way may have taken the proof out of the login.
+    if session.token_type.lower() != "dpop":
+        raise UntrustedAnswer("the server's session is not bound to its key")
     return session.access_token
 
 

@@ -7,6 +7,7 @@ application in the same process).
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
 import httpx
@@ -24,6 +25,9 @@ PORT_MAX: Final = 65_535
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 T = TypeVar("T")
+
+Sign = Callable[[str, str, bytes], dict[str, str]]
+"""Takes method, URL (without query) and body; returns the headers that make the request somebody's."""
 
 _CODE: Final = re.compile(r"[a-z0-9_]{1,64}")
 _GATEWAY: Final = frozenset({502, 504})
@@ -45,7 +49,7 @@ class Transport(Protocol):
         *,
         json: object = None,
         params: dict[str, str] | None = None,
-        headers: dict[str, str] | None = None,
+        sign: Sign | None = None,
         timeout_s: float = TIMEOUT_S,
         max_bytes: int = ANSWER_MAX_BYTES,
     ) -> Any:
@@ -86,7 +90,7 @@ class HttpTransport:
         *,
         json: object = None,
         params: dict[str, str] | None = None,
-        headers: dict[str, str] | None = None,
+        sign: Sign | None = None,
         timeout_s: float = TIMEOUT_S,
         max_bytes: int = ANSWER_MAX_BYTES,
     ) -> Any:
@@ -96,9 +100,12 @@ class HttpTransport:
             path,
             content=None if json is None else _encode(json),
             params=params,
-            headers={**(headers or {}), **({} if json is None else {"Content-Type": "application/json"})},
+            headers={} if json is None else {"Content-Type": "application/json"},
             timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
         )
+        if sign is not None:
+            url = self._origin + request.url.raw_path.partition(b"?")[0].decode("ascii")
+            request.headers.update(sign(method, url, request.content))
         response, body = await self._exchange(request, timeout_s, max_bytes)
         return _read(response, body)
 

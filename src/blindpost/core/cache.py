@@ -1,11 +1,13 @@
-"""Redis: challenges, what is known of sessions for a minute, rate limits. Nothing here must survive a loss of it.
+"""Redis: challenges, proofs seen, what is known of sessions for a minute, rate limits.
 
-Redis down means 503 for whatever needs it: a check that cannot be made is a check that failed.
+Nothing here must survive a loss of it, and nothing here names anybody: keys and values are digests. Redis down means
+503 for whatever needs it: a check that cannot be made is a check that failed.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final, cast
+from hashlib import blake2b
+from typing import Any, Final, cast
 from uuid import UUID
 
 from limits import RateLimitItem
@@ -16,7 +18,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from blindpost.errors import ConfigurationError, StartError, Unavailable
+from blindpost.errors import ConfigurationError, InvalidProof, StartError, Unavailable
+from blindpost.protocol import dpop
 
 SOCKET_TIMEOUT_S: Final = 2
 POOL_WAIT_S: Final = 5
@@ -24,6 +27,27 @@ CONNECTIONS_MAX: Final = 16
 SESSION_MEMORY_S: Final = 60
 """How long Redis remembers that a session is open, and for longer than any reader needs that it has ended."""
 ENDED: Final = b"0"
+DIGEST_BYTES: Final = 16
+SINCE: Final = b"proof:since"
+"""The Unix second before which it is not known which proofs were seen."""
+
+# Returns what is remembered of the session, behind 1; or 0 for a proof seen before, -1 for one that may have been.
+# A Redis that lost its memory begins it with the next second: a proof from before could be one that it forgot.
+_SINCE: Final = """
+local now = tonumber(redis.call('TIME')[1])
+local since = tonumber(redis.call('GET', KEYS[1]))
+if not since then
+    since = now + 1
+    redis.call('SET', KEYS[1], since)
+end
+"""
+_ADMIT: Final = f"""{_SINCE}
+if tonumber(ARGV[1]) < since then return {{-1}} end
+if not redis.call('SET', KEYS[2], '', 'NX', 'EX', ARGV[2]) then return {{0}} end
+return {{1, redis.call('GET', KEYS[3])}}
+"""
+_WAIT: Final = f"{_SINCE} return since - now"
+_BEGIN: Final = "redis.call('SET', KEYS[1], redis.call('TIME')[1], 'NX')"
 
 
 class Cache:
@@ -45,6 +69,8 @@ class Cache:
                 "BLINDPOST_REDIS_URL is not a Redis URL", "write it as redis://:password@host:6379/0"
             ) from None
         self._redis: Redis = Redis.from_pool(pool)
+        self._admit = self._redis.register_script(_ADMIT)
+        self._wait = self._redis.register_script(_WAIT)
         storage = RedisStorage("async+redis://", implementation="redispy", connection_pool=cast("str", pool))
         self._limiter = SlidingWindowCounterRateLimiter(storage)
 
@@ -52,9 +78,11 @@ class Cache:
         await self._redis.aclose()
 
     async def ping(self) -> None:
-        """Raise Unavailable unless the server answers."""
+        """Raise Unavailable unless the server answers, and knows which proofs it has seen."""
         with _failing_closed():
-            await self._redis.ping()
+            wait_s = await self._wait(keys=[SINCE])
+        if wait_s > 0:
+            raise Unavailable(retry_after=wait_s)
 
     async def check_server(self) -> None:
         """Raise StartError, in one line, unless Redis answers."""
@@ -64,6 +92,11 @@ class Cache:
             raise StartError(
                 f"Redis does not answer: {type(error).__name__}", "check BLINDPOST_REDIS_URL, and that the server runs"
             ) from None
+
+    async def begin(self) -> None:
+        """Let a Redis that remembers nothing begin to: nobody was answered yet whose proof it could have forgotten."""
+        with _failing_closed():
+            await self._redis.eval(_BEGIN, 1, SINCE)
 
     async def keep_challenge(self, digest: bytes, lifetime_s: int) -> None:
         """Remember a challenge by its SHA-384 digest. Each has a key of its own: none evicts another."""
@@ -78,13 +111,27 @@ class Cache:
     async def session_is_open(self, session_id: UUID, user_id: UUID) -> bool | None:
         """Tell what is remembered of a session: open and this user's, not so, or nothing."""
         with _failing_closed():
-            state = await self._redis.get(_session(session_id))
-        return None if state is None else state == user_id.bytes
+            state: Any = await self._redis.get(_session(session_id))
+        return _is_open(state, session_id, user_id)
+
+    async def admit(self, session_id: UUID, user_id: UUID, proof: dpop.Proof) -> bool | None:
+        """Take a proof, once, on whatever node; then tell what is remembered of its session, as session_is_open does.
+
+        Raises InvalidProof for one that was seen, Unavailable for one that a Redis which lost its memory may have seen.
+        """
+        keys = [SINCE, b"proof:" + _digest(proof.thumbprint.encode(), proof.id.encode()), _session(session_id)]
+        with _failing_closed():
+            answer = await self._admit(keys=keys, args=[proof.issued_at, dpop.LIFETIME_S])
+        if answer[0] < 0:
+            raise Unavailable(retry_after=1)
+        if answer[0] == 0:
+            raise InvalidProof("This proof was used before: sign each request anew.")
+        return _is_open(answer[1], session_id, user_id)
 
     async def remember_open(self, session_id: UUID, user_id: UUID) -> None:
         """Remember that PostgreSQL has the session of this user; never over a memory that it ended (NX)."""
         with _failing_closed():
-            await self._redis.set(_session(session_id), user_id.bytes, ex=SESSION_MEMORY_S, nx=True)
+            await self._redis.set(_session(session_id), _owner(session_id, user_id), ex=SESSION_MEMORY_S, nx=True)
 
     async def remember_ended(self, session_ids: Iterable[UUID]) -> None:
         """Remember that sessions ended, for longer than a reader who saw them open can take to say so."""
@@ -103,7 +150,20 @@ class Cache:
 
 
 def _session(session_id: UUID) -> bytes:
-    return b"session:" + session_id.bytes
+    return b"session:" + _digest(session_id.bytes)
+
+
+def _owner(session_id: UUID, user_id: UUID) -> bytes:
+    # Under the session's id, which is random and not stored here: so it says nothing about the user.
+    return _digest(session_id.bytes, user_id.bytes)
+
+
+def _is_open(state: bytes | None, session_id: UUID, user_id: UUID) -> bool | None:
+    return None if state is None else state == _owner(session_id, user_id)
+
+
+def _digest(*parts: bytes) -> bytes:
+    return blake2b(b"\x00".join(parts), digest_size=DIGEST_BYTES).digest()
 
 
 @contextmanager

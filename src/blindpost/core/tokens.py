@@ -45,6 +45,8 @@ class Claims(NamedTuple):
     session_id: UUID
     expires_at: int
     """Unix seconds."""
+    thumbprint: str | None
+    """Of the session's own key (RFC 7638); None for a bearer token."""
 
 
 class Tokens:
@@ -63,9 +65,10 @@ class Tokens:
         async with self._database.transaction() as tx:
             await users.publish_token_key(tx, self._key_id, self._public)
 
-    def issue(self, user_id: UUID, session_id: UUID, lifetime_s: int) -> str:
+    def issue(self, user_id: UUID, session_id: UUID, lifetime_s: int, thumbprint: str | None = None) -> str:
+        """Sign a token; with a thumbprint it is bound to that key (RFC 9449, section 6.1)."""
         now = int(time())
-        claims = {
+        claims: dict[str, Any] = {
             "iss": ISSUER,
             "aud": AUDIENCE,
             "sub": str(user_id),
@@ -73,6 +76,8 @@ class Tokens:
             "iat": now,
             "exp": now + lifetime_s,
         }
+        if thumbprint is not None:
+            claims["cnf"] = {"jkt": thumbprint}
         return jwt.encode(claims, self._key, ALGORITHM, headers={"kid": self._key_id, "typ": TYPE})
 
     async def check(self, token: str) -> Claims:
@@ -110,8 +115,9 @@ class Tokens:
                 issuer=ISSUER,
                 options={"require": ["iss", "aud", "sub", "jti", "iat", "exp"]},
             )
-            return Claims(UUID(claims["sub"]), UUID(claims["jti"]), int(claims["exp"]))
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
+            thumbprint = claims["cnf"]["jkt"] if "cnf" in claims else None
+            return Claims(UUID(claims["sub"]), UUID(claims["jti"]), int(claims["exp"]), thumbprint)
+        except (jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise NotAuthenticated from error
 
     async def _public_key(self, key_id: str) -> ec.EllipticCurvePublicKey:

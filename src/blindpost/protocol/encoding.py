@@ -1,4 +1,4 @@
-"""Strict base64: one text for one byte string, so that what was compared is what was stored."""
+"""Strict base64 and base64url: one text for one byte string, so that what was compared is what was stored."""
 
 import base64
 import binascii
@@ -18,4 +18,20 @@ def b64decode(text: str) -> bytes:
     # The decoder ignores the unused bits before the padding: only the round trip is strict.
     if b64encode(data) != text:
         raise ValueError("base64 is not in its canonical form")
+    return data
+
+
+def b64url_encode(data: bytes) -> str:
+    """Encode as base64url without padding (RFC 7515, section 2)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def b64url_decode(text: str) -> bytes:
+    """Decode base64url without padding; raises ValueError for anything but the one canonical form of some bytes."""
+    try:
+        data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("not base64url") from error
+    if b64url_encode(data) != text:
+        raise ValueError("base64url is not in its canonical form")
     return data

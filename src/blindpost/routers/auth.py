@@ -20,7 +20,7 @@ from blindpost.errors import (
     UserNotFound,
 )
 from blindpost.routers.problems import responses
-from blindpost.routers.security import CurrentCaller, address_of, limited, limited_account
+from blindpost.routers.security import CurrentCaller, address_of, credentials_of, limited, limited_account
 from blindpost.routers.strict import StrictRoute
 from blindpost.services.auth import AuthService
 from blindpost.services.models.auth import (
@@ -75,7 +75,7 @@ async def login(body: LoginRequest, request: Request, auth: Auth, limiter: FromD
     """Open a session with a signed challenge."""
     # By name and address together: a stranger cannot use up what the owner of the name has.
     await limiter.hit(LOGIN_ONE_NAME, address_of(request), body.username.lower())
-    return await auth.login(body)
+    return await auth.login(body, await credentials_of(request))
 
 
 @router.post("/logout", responses=responses(NotAuthenticated, OutcomeUnknown))

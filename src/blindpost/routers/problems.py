@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from blindpost.errors import (
     InternalFault,
     InvalidJson,
+    InvalidProof,
     InvalidRequest,
     MethodNotAllowed,
     NotAuthenticated,
@@ -20,6 +21,7 @@ from blindpost.errors import (
     TooLarge,
     Unavailable,
 )
+from blindpost.protocol import dpop
 from blindpost.telemetry import log_fault
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -56,14 +58,21 @@ class ProblemResponse(JSONResponse):
         if problem.retry_after is not None:
             headers["Retry-After"] = str(problem.retry_after)
         if isinstance(problem, NotAuthenticated):
-            headers["WWW-Authenticate"] = "Bearer"
+            headers["WWW-Authenticate"] = _challenge(problem)
         super().__init__(content_of(problem), problem.status, headers)
+
+
+def _challenge(problem: NotAuthenticated) -> str:
+    """Name what is asked for (RFC 9449, section 7.1)."""
+    error = ', error="invalid_dpop_proof"' if isinstance(problem, InvalidProof) else ""
+    return f'DPoP algs="{" ".join(dpop.NAMES)}"{error}'
 
 
 def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
     """Document a route's errors, those that any route can have included."""
     by_status: dict[int, dict[str, type[Problem]]] = defaultdict(dict)
-    for problem in ALWAYS + problems:
+    signed = (InvalidProof,) if NotAuthenticated in problems else ()
+    for problem in ALWAYS + problems + signed:
         by_status[problem.status][problem.code] = problem
     return {
         status: {

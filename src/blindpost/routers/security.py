@@ -1,4 +1,4 @@
-"""Who calls, and how often: the session of a request, and the limits on those who have none."""
+"""Who calls, and how often: the session and the signature of a request, and the limits on those who have none."""
 
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv6Address, ip_address
@@ -6,16 +6,22 @@ from typing import Annotated, Final
 
 from dishka.integrations.fastapi import FromDishka, inject
 from fastapi import Depends, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.http import HTTPBase
 
 from blindpost.core.limiter import Limit, Limiter
-from blindpost.errors import NotAuthenticated
 from blindpost.services.auth import AuthService
-from blindpost.services.caller import Caller
+from blindpost.services.caller import Caller, Credentials
 
 IPV6_HOST_BITS: Final = 64
 
-_bearer = HTTPBearer(auto_error=False, scheme_name="session", description="The access_token of /auth/login.")
+_SCHEME = HTTPBase(
+    scheme="DPoP",
+    scheme_name="session",
+    description="The access_token of /auth/login, with a proof of its key in the header DPoP (RFC 9449). The proof's"
+    " claim `bd` is base64url(SHA-256(body)), wherever there is a body.",
+    auto_error=False,
+)
+_BOUND: Final = {"dpop": True, "bearer": False}
 
 
 def address_of(request: Request) -> str:
@@ -43,15 +49,32 @@ def limited(limit: Limit) -> Callable[..., Awaitable[None]]:
     return count
 
 
+async def credentials_of(request: Request) -> Credentials:
+    """Return what a request shows for itself. Two of one header are none: which of them counts must not be a guess."""
+    scheme, _, token = (_one(request, "authorization") or "").partition(" ")
+    is_bound = _BOUND.get(scheme.lower())
+    return Credentials(
+        token=None if is_bound is None else token.strip(" ") or None,
+        is_bound=bool(is_bound),
+        proof=_one(request, "dpop"),
+        method=request.method,
+        path=request.scope["raw_path"].decode("latin-1"),
+        body=await request.body(),
+    )
+
+
+def _one(request: Request, name: str) -> str | None:
+    """Return a header; None where there is none, and nothing good where there are several."""
+    values = request.headers.getlist(name)
+    return values[0] if len(values) == 1 else ("" if values else None)
+
+
 @inject
 async def authenticate(
-    auth: FromDishka[AuthService],
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    request: Request, auth: FromDishka[AuthService], _documented: Annotated[object, Security(_SCHEME)]
 ) -> Caller:
-    """Return who acts in this request; raises NotAuthenticated."""
-    if credentials is None:
-        raise NotAuthenticated
-    return await auth.authenticate(credentials.credentials)
+    """Return who acts in this request; raises NotAuthenticated, InvalidProof."""
+    return await auth.authenticate(await credentials_of(request))
 
 
 CurrentCaller = Annotated[Caller, Depends(authenticate)]

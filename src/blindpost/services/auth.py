@@ -1,4 +1,4 @@
-"""Registration, login by a signed challenge, sessions, changes of keys, deletion."""
+"""Registration, login by a signed challenge, signed requests, sessions, changes of keys, deletion."""
 
 from datetime import UTC, datetime
 from hashlib import sha384
@@ -12,21 +12,22 @@ from blindpost.core.cache import Cache
 from blindpost.core.database import Database, Transaction
 from blindpost.core.hub import Kind, payloads
 from blindpost.core.repositories import contacts, messages, users
-from blindpost.core.tokens import Tokens
+from blindpost.core.tokens import Claims, Tokens
 from blindpost.errors import (
     Conflict,
     InvalidKey,
+    InvalidProof,
     InvalidSignature,
     LoginFailed,
     NotAuthenticated,
     UsernameTaken,
     UserNotFound,
 )
-from blindpost.protocol import transcripts
+from blindpost.protocol import dpop, transcripts
 from blindpost.protocol.challenge import NONCE_BYTES, Challenge
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.limits import CHALLENGE_LIFETIME_S
-from blindpost.services.caller import Caller
+from blindpost.services.caller import Caller, Credentials
 from blindpost.services.models.auth import (
     ChallengeAnswer,
     EcdhUpdate,
@@ -44,13 +45,21 @@ class AuthService:
     """Accounts and sessions."""
 
     def __init__(
-        self, database: Database, cache: Cache, tokens: Tokens, *, origin: str, session_lifetime_s: int
+        self,
+        database: Database,
+        cache: Cache,
+        tokens: Tokens,
+        *,
+        origin: str,
+        session_lifetime_s: int,
+        allow_bearer: bool,
     ) -> None:
         self._database = database
         self._cache = cache
         self._tokens = tokens
         self._origin = origin
         self._session_lifetime_s = session_lifetime_s
+        self._allow_bearer = allow_bearer
         # Nobody's key: a login as nobody costs the same check as any other.
         self._nobody = PublicKey.of(ec.generate_private_key(ec.SECP384R1()).public_key())
 
@@ -74,8 +83,13 @@ class AuthService:
         await self._cache.keep_challenge(_digest(challenge), CHALLENGE_LIFETIME_S)
         return ChallengeAnswer(challenge=challenge, expires=datetime.fromtimestamp(expiry, UTC))
 
-    async def login(self, request: LoginRequest) -> Session:
-        """Open a session for a signed challenge; raises LoginFailed, whatever the reason."""
+    async def login(self, request: LoginRequest, credentials: Credentials) -> Session:
+        """Open a session for a signed challenge; raises LoginFailed, whatever the reason.
+
+        The proof shows the session's own key, to which the token is then bound. It is checked first: so a client that
+        signs it wrongly loses no challenge. It needs no memory of its own, as the challenge works once.
+        """
+        thumbprint = self._shown_key(credentials)
         await self._redeem(request)
         async with self._database.reading() as connection:
             user = await users.by_name(connection, request.username)
@@ -86,8 +100,25 @@ class AuthService:
         async with self._database.transaction() as tx:
             if not await users.open_session(tx, session_id, user.id, key.der, self._session_lifetime_s):
                 raise LoginFailed
-        token = self._tokens.issue(user.id, session_id, self._session_lifetime_s)
-        return Session(access_token=token, token_type="Bearer", expires_in=self._session_lifetime_s)  # noqa: S106
+        token = self._tokens.issue(user.id, session_id, self._session_lifetime_s, thumbprint)
+        token_type = "Bearer" if thumbprint is None else "DPoP"
+        return Session(access_token=token, token_type=token_type, expires_in=self._session_lifetime_s)
+
+    def _shown_key(self, credentials: Credentials) -> str | None:
+        """Return the thumbprint of the key that a login shows; None where it shows none and need not."""
+        if credentials.proof is None:
+            if self._allow_bearer:
+                return None
+            raise LoginFailed("Show the session's key with a proof in the DPoP header (RFC 9449).")
+        try:
+            return self._check_proof(credentials, credentials.proof, token=None).thumbprint
+        except dpop.InvalidProof as error:
+            raise LoginFailed(f"The proof in the DPoP header is not valid: {error}.") from None
+
+    def _check_proof(self, credentials: Credentials, proof: str, token: str | None) -> dpop.Proof:
+        url = self._origin + credentials.path
+        request = dpop.SignedRequest(credentials.method, url, credentials.body, token)
+        return dpop.check(proof, request, time())
 
     async def _redeem(self, request: LoginRequest) -> None:
         """Use up the challenge, whatever comes of it; raises LoginFailed if it is not this user's, or is used up."""
@@ -100,10 +131,16 @@ class AuthService:
         if not issued or challenge.username != request.username or challenge.expiry <= time():
             raise LoginFailed
 
-    async def authenticate(self, token: str) -> Caller:
-        """Return who acts; raises NotAuthenticated. A session that ended, on any node, is refused."""
-        claims = await self._tokens.check(token)
-        is_open = await self._cache.session_is_open(claims.session_id, claims.user_id)
+    async def authenticate(self, credentials: Credentials) -> Caller:
+        """Return who acts; raises NotAuthenticated, InvalidProof. A session that ended, on any node, is refused."""
+        if credentials.token is None:
+            raise NotAuthenticated
+        claims = await self._tokens.check(credentials.token)
+        proof = self._proof_of(credentials, claims)
+        if proof is None:
+            is_open = await self._cache.session_is_open(claims.session_id, claims.user_id)
+        else:
+            is_open = await self._cache.admit(claims.session_id, claims.user_id, proof)
         if is_open is None:
             async with self._database.reading() as connection:
                 is_open = await users.session_is_open(connection, claims.session_id, claims.user_id)
@@ -112,6 +149,27 @@ class AuthService:
         if not is_open:
             raise NotAuthenticated
         return Caller(claims.user_id, claims.session_id)
+
+    def _proof_of(self, credentials: Credentials, claims: Claims) -> dpop.Proof | None:
+        """Check the proof that must come with this token; None for a bearer token, where those are allowed.
+
+        A bound token is never taken as a plain one, nor the other way round: neither can be passed off as the other.
+        """
+        if credentials.is_bound != (claims.thumbprint is not None):
+            raise NotAuthenticated
+        if not credentials.is_bound:
+            if not self._allow_bearer:
+                raise NotAuthenticated
+            return None
+        if credentials.proof is None:
+            raise InvalidProof
+        try:
+            proof = self._check_proof(credentials, credentials.proof, credentials.token)
+        except dpop.InvalidProof as error:
+            raise InvalidProof(f"The proof in the DPoP header is not valid: {error}.") from None
+        if proof.thumbprint != claims.thumbprint:
+            raise InvalidProof("The proof is by another key than the session's.")
+        return proof
 
     async def logout(self, caller: Caller) -> None:
         """End the session, at once and everywhere."""
