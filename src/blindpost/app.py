@@ -24,7 +24,7 @@ from blindpost.core.hub import Hub
 from blindpost.core.limiter import Limiter
 from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.core.repositories import messages
-from blindpost.core.tokens import Tokens, load_or_make_key
+from blindpost.core.tokens import Tokens
 from blindpost.core.writer import MessageWriter
 from blindpost.errors import ConfigurationError, StartError
 from blindpost.routers import auth as auth_router
@@ -69,7 +69,7 @@ class Components(Provider):
 
     @provide
     def tokens(self, settings: Settings, database: Database) -> Tokens:
-        return Tokens(load_or_make_key(settings.data_dir), database)
+        return Tokens(settings.data_dir, database)
 
     @provide
     def writer(self, settings: Settings, database: Database) -> MessageWriter:
@@ -160,10 +160,14 @@ async def open_components(
         await cache.check_server()
         await cache.begin()
         await database.migrate()
-        await (await container.get(Tokens)).publish()
+        tokens = await container.get(Tokens)
+        await tokens.publish()
         writer, hub = await container.get(MessageWriter), await container.get(Hub)
         writing = asyncio.create_task(writer.run())
-        others = [asyncio.create_task(hub.run()), asyncio.create_task(purge_forever(database, settings.retry_window_s))]
+        others = [
+            asyncio.create_task(each)
+            for each in (hub.run(), tokens.run(), purge_forever(database, settings.retry_window_s))
+        ]
         for task in (writing, *others):
             task.add_done_callback(partial(_report, failed or asyncio.Event()))
         try:

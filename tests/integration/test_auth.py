@@ -8,6 +8,7 @@ import time
 from datetime import datetime
 from hashlib import sha384
 from hmac import digest as hmac_digest
+from pathlib import Path
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -438,7 +439,7 @@ async def demand_refused(someone: Person, token: str) -> None:
 
 
 async def token_key_of(router: Running) -> ec.EllipticCurvePrivateKey:
-    return (await router.container.get(Tokens))._key
+    return (await router.container.get(Tokens))._key.private
 
 
 async def test_a_token_says_who_for_whom_and_until_when(http: httpx.AsyncClient) -> None:
@@ -571,12 +572,14 @@ async def test_what_is_no_token_is_refused(http: httpx.AsyncClient, token: str) 
     refusal(answer, 401, "not_authenticated")
 
 
-async def test_a_token_of_another_deployment_is_refused(http: httpx.AsyncClient, database_url: str) -> None:
+async def test_a_token_of_another_deployment_is_refused(
+    http: httpx.AsyncClient, database_url: str, tmp_path: Path
+) -> None:
     """Right in everything, but signed by a node that this deployment does not know."""
     alice = await person(http)
     session = UUID(parts(alice.token)[1]["jti"])
     async with Database(database_url, pool_size=1) as database:
-        foreign = Tokens(ec.generate_private_key(ec.SECP256R1()), database)
+        foreign = Tokens(tmp_path, database)
         await demand_refused(alice, foreign.issue(UUID(alice.id), session, 60, alice.key.thumbprint))
 
 

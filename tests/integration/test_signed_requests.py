@@ -270,7 +270,7 @@ async def test_a_token_for_another_key_needs_the_nodes_signature(http: httpx.Asy
     for bound in ({"jkt": thief.key.thumbprint}, {}, {"jkt": None}, {"jkt": 1}, None, "x"):
         thief.token = jwt.encode(claims | {"cnf": bound}, mine, "ES256", headers=header)
         refusal(await thief.get("/auth/me"), 401, "not_authenticated")
-    nodes = (await router.container.get(Tokens))._key
+    nodes = (await router.container.get(Tokens))._key.private
     odd: list[Any] = [{}, {"jkt": None}, None, "x", [], 1, {"jkt": ["x"]}]
     for bound in odd:
         thief.token = jwt.encode(claims | {"cnf": bound}, nodes, "ES256", headers=header)

@@ -15,9 +15,9 @@ from rich.text import Text
 from blindpost.app import Running, running
 from blindpost.cli.common import err, errors_as_sentences, fail, out, run, settings_from, stores_for, watched_stores_for
 from blindpost.config import Settings, unknown_variables
+from blindpost.core import token_key
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database
-from blindpost.core.tokens import load_or_make_key
 from blindpost.errors import BlindpostError, ConfigurationError, StartError, StoresInUse
 
 WATCH_S: Final = 1
@@ -198,7 +198,7 @@ def _settings_findings(settings: Settings) -> list[Finding]:
         ),
     ]
     try:
-        load_or_make_key(settings.data_dir)
+        token_key.load_or_make(settings.data_dir)
         findings.append(Finding("token key", True, "readable by its owner alone"))
     except ConfigurationError as error:
         findings.append(Finding("token key", False, str(error), error.hint))

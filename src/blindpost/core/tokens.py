@@ -4,38 +4,33 @@ Each node makes a P-256 key of its own and publishes the public half in PostgreS
 every other's tokens while no secret is shared: whoever reads the database can forge nothing.
 """
 
-import os
-import stat
-from hashlib import sha256
+import asyncio
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_der_public_key,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from blindpost.core import token_key
 from blindpost.core.database import Database
-from blindpost.core.repositories import users
-from blindpost.errors import ConfigurationError, NotAuthenticated
+from blindpost.core.repositories import token_keys
+from blindpost.core.token_key import TokenKey
+from blindpost.errors import NotAuthenticated, Unavailable
+from blindpost.telemetry import log, log_fault
 
 ALGORITHM: Final = "ES256"
 TYPE: Final = "at+jwt"
 ISSUER: Final = "blindpost"
 AUDIENCE: Final = "blindpost"
 TOKEN_MAX_CHARS: Final = 1_024
-KEY_FILE: Final = "token-key.pem"
-KEY_ID_CHARS: Final = 32
 VERIFIED_MAX: Final = 10_000
-KEYS_MAX: Final = 1_000
+REFRESH_S: Final = 5.0
+"""After a rotation, all nodes know the new key, and no longer the retired one, within this time."""
+REFRESH_AT_MOST_S: Final = 1.0
+"""A key id that nobody knows is asked for so often at most, however many tokens name it."""
 
 
 class Claims(NamedTuple):
@@ -52,18 +47,61 @@ class Claims(NamedTuple):
 class Tokens:
     """Signs this node's tokens, and checks every node's."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, database: Database) -> None:
-        self._key = key
+    def __init__(self, data_dir: Path, database: Database) -> None:
+        self._data_dir = data_dir
         self._database = database
-        self._public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        self._key_id = _key_id(self._public)
+        self._key = token_key.load_or_make(data_dir)
+        self._key_id = self._key.id
+        self._file = token_key.state(data_dir)
         self._public_keys: dict[str, ec.EllipticCurvePublicKey] = {}
         self._verified: dict[str, Claims] = {}
+        self._refreshing = asyncio.Lock()
+        self._asking = asyncio.Lock()
+        self._refreshed_at = float("-inf")
 
     async def publish(self) -> None:
-        """Let the other nodes check what this one signs."""
+        """Let the other nodes check what this one signs, and forget what it retired; raises Unavailable."""
+        await self._publish(self._key)
+
+    async def _publish(self, key: TokenKey) -> None:
         async with self._database.transaction() as tx:
-            await users.publish_token_key(tx, self._key_id, self._public)
+            await token_keys.publish(tx, key.id, key.public)
+            await token_keys.retire(tx, key.retired)
+        await self.refresh()
+
+    async def run(self) -> None:
+        """Keep up with rotations, here and on other nodes, until cancelled."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                if token_key.state(self._data_dir) != self._file:
+                    await self._take_new_key()
+                else:
+                    await self.refresh()
+            except Unavailable:
+                continue  # the store is away: what is known stays known, and sessions are asked for elsewhere
+            except Exception as error:  # noqa: BLE001 - a file that is being replaced must not end the process
+                log_fault("token_key_not_read", error)
+
+    async def _take_new_key(self) -> None:
+        """Sign with a new key, but only once it is published: no node may meet a token that it cannot check."""
+        state = token_key.state(self._data_dir)
+        key = token_key.load_or_make(self._data_dir)
+        await self._publish(key)
+        self._key, self._key_id, self._file = key, key.id, state
+        log.info("token_key_taken")
+
+    async def refresh(self) -> None:
+        """Read which keys are believed in; tokens of any other are forgotten. Raises Unavailable."""
+        async with self._refreshing:
+            began_at = monotonic()
+            async with self._database.transaction() as tx:
+                published = await token_keys.believed(tx)
+            self._refreshed_at = began_at
+            before = self._public_keys
+            self._public_keys = {key_id: key for key_id, der in published.items() if (key := _p256(der)) is not None}
+            if not before.keys() <= self._public_keys.keys():
+                self._verified.clear()
 
     def issue(self, user_id: UUID, session_id: UUID, lifetime_s: int, thumbprint: str | None = None) -> str:
         """Sign a token; with a thumbprint it is bound to that key (RFC 9449, section 6.1)."""
@@ -78,13 +116,13 @@ class Tokens:
         }
         if thumbprint is not None:
             claims["cnf"] = {"jkt": thumbprint}
-        return jwt.encode(claims, self._key, ALGORITHM, headers={"kid": self._key_id, "typ": TYPE})
+        return jwt.encode(claims, self._key.private, ALGORITHM, headers={"kid": self._key_id, "typ": TYPE})
 
     async def check(self, token: str) -> Claims:
-        """Return a token's claims; raises NotAuthenticated, or Unavailable where a node's key cannot be read.
+        """Return a token's claims; raises NotAuthenticated, or Unavailable where the nodes' keys cannot be read.
 
-        Signatures that were checked are remembered until they expire: that a session is still open is asked
-        elsewhere, at every request.
+        Signatures that were checked are remembered until they expire, or their key is no longer believed in: that a
+        session is still open is asked elsewhere, at every request.
         """
         claims = self._verified.get(token)
         if claims is None:
@@ -104,7 +142,7 @@ class Tokens:
             header = jwt.get_unverified_header(token)
             # Only the key id is taken from the header, and only as a name to look up: never a key or algorithm.
             key_id = header.get("kid")
-            if header.get("typ") != TYPE or not isinstance(key_id, str) or len(key_id) != KEY_ID_CHARS:
+            if header.get("typ") != TYPE or not isinstance(key_id, str) or len(key_id) != token_key.KEY_ID_CHARS:
                 raise NotAuthenticated
             key = await self._public_key(key_id)
             claims: dict[str, Any] = jwt.decode(
@@ -121,74 +159,19 @@ class Tokens:
             raise NotAuthenticated from error
 
     async def _public_key(self, key_id: str) -> ec.EllipticCurvePublicKey:
+        """Return a node's key. One that is new may be of a node that started a moment ago: ask, but not too often."""
+        asked_at = monotonic()
         if key_id not in self._public_keys:
-            if not key_id.isascii() or not key_id.isalnum():
-                raise NotAuthenticated
-            async with self._database.reading() as connection:
-                der = await users.token_key(connection, key_id)
-            if der is None:
-                raise NotAuthenticated
-            key = load_der_public_key(der)
-            if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-                raise NotAuthenticated
-            if len(self._public_keys) >= KEYS_MAX:
-                self._public_keys.clear()
-            self._public_keys[key_id] = key
-        return self._public_keys[key_id]
+            async with self._asking:
+                if self._refreshed_at < asked_at:  # who waited here with others need not ask again
+                    await asyncio.sleep(self._refreshed_at + REFRESH_AT_MOST_S - asked_at)
+                    await self.refresh()
+        try:
+            return self._public_keys[key_id]
+        except KeyError:
+            raise NotAuthenticated from None
 
 
-def load_or_make_key(data_dir: Path) -> ec.EllipticCurvePrivateKey:
-    """Read the node's key, or make one at the first start; raises ConfigurationError if others could read it."""
-    path = data_dir / KEY_FILE
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            _make_key(path)
-        return _read_key(path)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the token key {path} cannot be read or written: {error.strerror}", "set BLINDPOST_DATA_DIR"
-        ) from None
-
-
-def _make_key(path: Path) -> None:
-    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    # Written whole under another name and linked: a crash leaves no half key, and of two nodes that start
-    # together on one directory the first one's key stays.
-    temporary = path.with_name(f".{KEY_FILE}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
-
-
-def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        pem = file.read()
-    if status.st_uid != os.geteuid():
-        raise ConfigurationError(f"the token key {path} is somebody else's", f"chown it, or delete it: {path}")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise ConfigurationError(f"others can read the token key {path}", f"chmod 600 {path}")
-    try:
-        key = load_pem_private_key(pem, None)
-    except (ValueError, TypeError):
-        key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise ConfigurationError(
-            f"the token key {path} is not a P-256 private key", "delete it: a new one is made, and people log in again"
-        )
-    return key
-
-
-def _key_id(public_key: bytes) -> str:
-    return sha256(public_key).hexdigest()[:KEY_ID_CHARS]
+def _p256(der: bytes) -> ec.EllipticCurvePublicKey | None:
+    key = load_der_public_key(der)
+    return key if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1) else None

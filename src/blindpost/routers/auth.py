@@ -13,6 +13,7 @@ from blindpost.errors import (
     InvalidSignature,
     LoginFailed,
     NotAuthenticated,
+    NotFound,
     OutcomeUnknown,
     TooLarge,
     TooManyRequests,
@@ -34,6 +35,8 @@ from blindpost.services.models.auth import (
     Registered,
     RegisterRequest,
     Session,
+    SessionsEnded,
+    SessionSummary,
 )
 from blindpost.services.models.common import Done, Username
 
@@ -82,6 +85,25 @@ async def login(body: LoginRequest, request: Request, auth: Auth, limiter: FromD
 async def logout(caller: CurrentCaller, auth: Auth) -> Done:
     """End this session, at once and on every node."""
     await auth.logout(caller)
+    return Done()
+
+
+@router.get("/sessions", responses=responses(NotAuthenticated))
+async def list_sessions(caller: CurrentCaller, auth: Auth) -> list[SessionSummary]:
+    """List one's open sessions, the oldest first."""
+    return await auth.sessions(caller)
+
+
+@router.delete("/sessions", responses=responses(NotAuthenticated, OutcomeUnknown))
+async def end_other_sessions(caller: CurrentCaller, auth: Auth) -> SessionsEnded:
+    """End all of one's sessions but this one, at once and on every node."""
+    return SessionsEnded(ended=await auth.end_other_sessions(caller))
+
+
+@router.delete("/sessions/{session_id}", responses=responses(NotAuthenticated, NotFound, OutcomeUnknown))
+async def end_session(session_id: UUID, caller: CurrentCaller, auth: Auth) -> Done:
+    """End one of one's sessions, at once and on every node."""
+    await auth.end_session(caller, session_id)
     return Done()
 
 

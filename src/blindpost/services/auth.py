@@ -20,13 +20,14 @@ from blindpost.errors import (
     InvalidSignature,
     LoginFailed,
     NotAuthenticated,
+    NotFound,
     UsernameTaken,
     UserNotFound,
 )
 from blindpost.protocol import dpop, transcripts
 from blindpost.protocol.challenge import NONCE_BYTES, Challenge
 from blindpost.protocol.keys import PublicKey
-from blindpost.protocol.limits import CHALLENGE_LIFETIME_S
+from blindpost.protocol.limits import CHALLENGE_LIFETIME_S, SIGNATURE_MAX_BYTES
 from blindpost.services.caller import Caller, Credentials
 from blindpost.services.models.auth import (
     ChallengeAnswer,
@@ -38,6 +39,7 @@ from blindpost.services.models.auth import (
     Registered,
     RegisterRequest,
     Session,
+    SessionSummary,
 )
 
 
@@ -60,8 +62,9 @@ class AuthService:
         self._origin = origin
         self._session_lifetime_s = session_lifetime_s
         self._allow_bearer = allow_bearer
-        # Nobody's key: a login as nobody costs the same check as any other.
-        self._nobody = PublicKey.of(ec.generate_private_key(ec.SECP384R1()).public_key())
+        # Nobody: a login as nobody costs the same reads and the same check as any other.
+        key = PublicKey.of(ec.generate_private_key(ec.SECP384R1()).public_key())
+        self._nobody = users.User(uuid4(), "nobody", key.der, key.der, bytes(SIGNATURE_MAX_BYTES), datetime.now(UTC))
 
     async def register(self, request: RegisterRequest) -> Registered:
         """Register a name and two keys; raises InvalidKey, InvalidSignature, UsernameTaken."""
@@ -92,9 +95,9 @@ class AuthService:
         thumbprint = self._shown_key(credentials)
         await self._redeem(request)
         async with self._database.reading() as connection:
-            user = await users.by_name(connection, request.username)
-        key = PublicKey(user.ecdsa_public_key) if user else self._nobody
-        if not key.verifies(request.signature, request.challenge.encode()) or user is None:
+            user, is_known = await users.by_name(connection, request.username, self._nobody)
+        key = PublicKey(user.ecdsa_public_key)
+        if not key.verifies(request.signature, request.challenge.encode()) or not is_known:
             raise LoginFailed
         session_id = uuid4()
         async with self._database.transaction() as tx:
@@ -173,10 +176,37 @@ class AuthService:
 
     async def logout(self, caller: Caller) -> None:
         """End the session, at once and everywhere."""
-        await self._cache.remember_ended([caller.session_id])
         async with self._database.transaction() as tx:
-            await users.end_sessions(tx, [caller.session_id])
-            await messages.notify(tx, payloads(Kind.SESSIONS, [caller.user_id]))
+            await self._end(tx, caller.user_id, [caller.session_id])
+
+    async def sessions(self, caller: Caller) -> list[SessionSummary]:
+        """List the user's sessions that are open, the oldest first."""
+        async with self._database.reading() as connection:
+            found = await users.sessions_of(connection, caller.user_id)
+        return [SessionSummary(**each._asdict(), is_current=each.id == caller.session_id) for each in found]
+
+    async def end_session(self, caller: Caller, session_id: UUID) -> None:
+        """End one of the user's sessions; raises NotFound for one that is over, or was never theirs."""
+        async with self._database.transaction() as tx:
+            if session_id not in {each.id for each in await users.sessions_of(tx, caller.user_id)}:
+                raise NotFound("You have no session with this id that is open.")
+            await self._end(tx, caller.user_id, [session_id])
+
+    async def end_other_sessions(self, caller: Caller) -> int:
+        """End all sessions of the user but this one; returns how many."""
+        async with self._database.transaction() as tx:
+            return await self._end_others(tx, caller)
+
+    async def _end_others(self, tx: Transaction, caller: Caller) -> int:
+        others = [each.id for each in await users.sessions_of(tx, caller.user_id) if each.id != caller.session_id]
+        await self._end(tx, caller.user_id, others)
+        return len(others)
+
+    async def _end(self, tx: Transaction, user_id: UUID, session_ids: list[UUID]) -> None:
+        """End sessions at once and everywhere: Redis first, so that no node remembers them as open meanwhile."""
+        await self._cache.remember_ended(session_ids)
+        await users.end_sessions(tx, session_ids)
+        await messages.notify(tx, payloads(Kind.SESSIONS, [user_id]))
 
     async def me(self, caller: Caller) -> Me:
         user = await self._user(caller.user_id)
@@ -220,10 +250,8 @@ class AuthService:
         async with self._database.transaction() as tx:
             told = await self._lock_unchanged(tx, user)
             await users.set_ecdsa_key(tx, caller.user_id, new.der, request.ecdh_signature)
-            others = [each for each in await users.sessions_of(tx, caller.user_id) if each != caller.session_id]
-            await self._cache.remember_ended(others)
-            await users.end_sessions(tx, others)
-            await _tell(tx, told, payloads(Kind.SESSIONS, [caller.user_id]))
+            await self._end_others(tx, caller)
+            await _tell(tx, told, [])
 
     async def update_ecdh_key(self, caller: Caller, request: EcdhUpdate) -> None:
         """Replace the encryption key, signed by the identity key; raises InvalidKey, InvalidSignature, Conflict.
@@ -252,7 +280,7 @@ class AuthService:
         _demand(PublicKey(user.ecdsa_public_key), signature, transcripts.delete_account(caller.user_id))
         async with self._database.transaction() as tx:
             told = await self._lock_unchanged(tx, user, accepted_only=False)
-            await self._cache.remember_ended(await users.sessions_of(tx, caller.user_id))
+            await self._cache.remember_ended(each.id for each in await users.sessions_of(tx, caller.user_id))
             await users.remove(tx, caller.user_id)
             await _tell(tx, told, payloads(Kind.SESSIONS, [caller.user_id]))
 

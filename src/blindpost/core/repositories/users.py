@@ -1,17 +1,30 @@
-"""Users, their names and keys, their sessions, and the keys that sign tokens."""
+"""Users, their names and keys, and their sessions."""
 
 from collections.abc import Iterable
 from datetime import datetime
 from hashlib import sha384
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Select,
+    Uuid,
+    any_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import CollectionAggregate
 
-from blindpost.core.schema import names, retired_ecdh_keys, sessions, token_keys, users
+from blindpost.core.schema import names, retired_ecdh_keys, sessions, users
 
 
 class User(NamedTuple):
@@ -23,6 +36,14 @@ class User(NamedTuple):
     ecdh_public_key: bytes
     ecdh_signature: bytes
     created_at: datetime
+
+
+class Session(NamedTuple):
+    """A row of `sessions`."""
+
+    id: UUID
+    created_at: datetime
+    expires_at: datetime
 
 
 class NewUser(NamedTuple):
@@ -54,8 +75,21 @@ async def by_id(tx: AsyncConnection, user_id: UUID) -> User | None:
     return await _one(tx, users.c.id == user_id)
 
 
-async def by_name(tx: AsyncConnection, name: str) -> User | None:
-    return await _one(tx, users.c.name_key == name.lower())
+def _by_name_statement() -> Select[Any]:
+    """Read a user, or else the row that was given: either way one row of the same size comes back."""
+    given = select(*(bindparam(field, type_=users.c[field].type).label(field) for field in User._fields)).subquery()
+    found = given.outerjoin(users, users.c.name_key == bindparam("name_key"))
+    fields = (func.coalesce(users.c[field], given.c[field]).label(field) for field in User._fields)
+    return select(*fields, users.c.id.is_not(None).label("is_known")).select_from(found)
+
+
+_BY_NAME: Final = _by_name_statement()
+
+
+async def by_name(tx: AsyncConnection, name: str, otherwise: User) -> tuple[User, bool]:
+    """Return the user of a name and True, or `otherwise` and False, at the same cost."""
+    row = (await tx.execute(_BY_NAME, {**otherwise._asdict(), "name_key": name.lower()})).one()
+    return User(*row[:-1]), row.is_known
 
 
 async def lock(tx: AsyncConnection, user_ids: Iterable[UUID]) -> dict[UUID, User]:
@@ -140,18 +174,12 @@ async def session_is_open(tx: AsyncConnection, session_id: UUID, user_id: UUID) 
     return (await tx.execute(statement)).first() is not None
 
 
-async def sessions_of(tx: AsyncConnection, user_id: UUID) -> list[UUID]:
-    return list((await tx.execute(select(sessions.c.id).where(sessions.c.user_id == user_id))).scalars())
+async def sessions_of(tx: AsyncConnection, user_id: UUID) -> list[Session]:
+    """Read the sessions that are open, the oldest first."""
+    statement = select(*(sessions.c[field] for field in Session._fields))
+    statement = statement.where(sessions.c.user_id == user_id, sessions.c.expires_at > func.now())
+    return [Session(*row) for row in await tx.execute(statement.order_by(sessions.c.created_at, sessions.c.id))]
 
 
 async def end_sessions(tx: AsyncConnection, session_ids: Iterable[UUID]) -> None:
     await tx.execute(delete(sessions).where(sessions.c.id == _any(session_ids)))
-
-
-async def publish_token_key(tx: AsyncConnection, key_id: str, public_key: bytes) -> None:
-    await tx.execute(upsert(token_keys).values(id=key_id, public_key=public_key).on_conflict_do_nothing())
-
-
-async def token_key(tx: AsyncConnection, key_id: str) -> bytes | None:
-    key: bytes | None = await tx.scalar(select(token_keys.c.public_key).where(token_keys.c.id == key_id))
-    return key

@@ -1,6 +1,6 @@
 """Wire objects of /auth."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import Field
@@ -37,6 +37,20 @@ class Session(Outgoing):
     token_type: str
     expires_in: int
     """Seconds."""
+
+
+class SessionSummary(Outgoing):
+    id: UUID
+    created_at: Timestamp
+    expires_at: Timestamp
+    is_current: bool
+    """Whether it is the one that asks."""
+
+
+class SessionsEnded(Outgoing):
+    status: Literal["ok"] = "ok"
+    ended: int
+    """How many sessions were open, and are not any more."""
 
 
 class PublicKeys(Outgoing):
