@@ -48,6 +48,9 @@ WAITING: Final = Gauge("blindpost_waiting", "Polls that wait now", registry=regi
 CONNECTIONS_REFUSED: Final = Counter(
     "blindpost_connections_refused_total", "Connections beyond what the open files allow", registry=registry
 )
+AUDIT_EVENTS: Final = Counter(
+    "blindpost_audit_events_total", "Security events, by whether they were written", ["outcome"], registry=registry
+)
 LISTENER_UP: Final = Gauge("blindpost_listener_up", "1 while the listening connection is open", registry=registry)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("blindpost")
