@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from blindpost import __version__
 from blindpost.config import Settings, Switch
+from blindpost.core.audit import Audit, Event
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database
 from blindpost.core.hub import Hub
@@ -94,6 +95,10 @@ class Components(Provider):
         return Pseudonyms(database)
 
     @provide
+    def audit(self, settings: Settings, database: Database, pseudonyms: Pseudonyms) -> Audit:
+        return Audit(database, pseudonyms, settings.data_dir, settings.audit_days)
+
+    @provide
     def limiter(self, settings: Settings, cache: Cache, pseudonyms: Pseudonyms) -> Limiter:
         return Limiter(cache, pseudonyms, is_on=settings.rate_limits is Switch.ON)
 
@@ -159,7 +164,10 @@ async def open_components(
         await database.check_server()
         await cache.check_server()
         await cache.begin()
-        await database.migrate()
+        audit = await container.get(Audit)
+        before, after = await database.migrate()
+        if before != after:
+            audit.note(Event.SCHEMA_MIGRATED)
         tokens = await container.get(Tokens)
         await tokens.publish()
         writer, hub = await container.get(MessageWriter), await container.get(Hub)
@@ -168,7 +176,8 @@ async def open_components(
             asyncio.create_task(each)
             for each in (hub.run(), tokens.run(), purge_forever(database, settings.retry_window_s))
         ]
-        for task in (writing, *others):
+        auditing = asyncio.create_task(audit.run())
+        for task in (writing, *others, auditing):
             task.add_done_callback(partial(_report, failed or asyncio.Event()))
         try:
             await _listening(hub)
@@ -177,9 +186,11 @@ async def open_components(
             hub.close()
             writer.close()
             await asyncio.wait([writing], timeout=DRAIN_S)
-            for task in (writing, *others):
+            audit.close()  # last: whatever ended before may have noted something
+            await asyncio.wait([auditing], timeout=DRAIN_S)
+            for task in (writing, *others, auditing):
                 task.cancel()
-            await asyncio.gather(writing, *others, return_exceptions=True)
+            await asyncio.gather(writing, *others, auditing, return_exceptions=True)
     finally:
         await container.close()
 

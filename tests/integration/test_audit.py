@@ -22,6 +22,7 @@ from blindpost.core.repositories import audit as repository
 from blindpost.errors import ConfigurationError, OutcomeUnknown, Unavailable
 from blindpost.telemetry import registry
 from checks import until
+from support import running_in_thread, settings_for
 
 KEEP_DAYS = 90
 NAME, ADDRESS = "alice_of_the_audit", "203.0.113.77"
@@ -465,3 +466,23 @@ def test_a_head_survives_its_file(tmp_path: Path) -> None:
     assert read_head(tmp_path) is None
     write_head(tmp_path, head)
     assert read_head(tmp_path) == head
+
+
+# The router
+
+
+async def test_a_router_that_changes_the_schema_notes_it_and_one_that_finds_it_done_does_not(
+    scratch: StoreUrls, data_dir: Path
+) -> None:
+    settings = settings_for(scratch, data_dir / uuid4().hex)
+
+    def start_and_stop() -> None:
+        with running_in_thread(settings):
+            pass
+
+    for _ in range(2):
+        await asyncio.to_thread(start_and_stop)
+    async with Database(str(scratch.database_url), pool_size=1) as database:
+        assert [row.event for row in await rows_of(database)] == ["schema_migrated"]
+        assert await faults(database, settings.data_dir) == []
+    assert read_head(settings.data_dir)
