@@ -45,11 +45,12 @@ def program(first: str | None = None) -> typer.Typer:
     app.callback()(_options)
     mine: dict[str, Callable[..., None]] = {"register": people.register, "send": people.send, "receive": people.receive}
     if first not in {*mine, "contacts"}:
-        from blindpost.cli import bench, demo, keys, operator  # noqa: PLC0415 - see above
+        from blindpost.cli import audit, bench, demo, keys, operator  # noqa: PLC0415 - see above
 
         for command in (demo.demo, operator.serve, operator.migrate, operator.doctor, bench.bench):
             app.command(rich_help_panel=PANEL_ROUTER)(command)
-        app.add_typer(keys.keys, name="keys", rich_help_panel=PANEL_ROUTER)
+        for name, group in {"keys": keys.keys, "audit": audit.audit}.items():
+            app.add_typer(group, name=name, rich_help_panel=PANEL_ROUTER)
     for name, each in mine.items():
         app.command(name, rich_help_panel=PANEL_YOU)(each)
     app.add_typer(people.contacts, name="contacts", rich_help_panel=PANEL_YOU)

@@ -3,6 +3,6 @@
 The wheels' own Python layers are not imported: as root and at exit they do things that we would not.
 """
 
-from blindpost.core.embedded.stores import EmbeddedStores, StoreUrls
+from blindpost.core.embedded.stores import EmbeddedStores, StoreUrls, running_database
 
-__all__ = ["EmbeddedStores", "StoreUrls"]
+__all__ = ["EmbeddedStores", "StoreUrls", "running_database"]

@@ -207,12 +207,18 @@ def _fit_for_sockets(path: Path) -> bool:
     return os.geteuid() != 0 or all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a directory of ours. Not if the name now leads to another's directory, or is a link."""
+def is_ours(path: Path) -> bool:
+    """Tell whether a directory is there and ours: the name may lead to another's by now, or be a link."""
     with contextlib.suppress(OSError):
         found = path.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
-            shutil.rmtree(path, ignore_errors=True)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return False
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory of ours, and nobody else's."""
+    if is_ours(path):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,11 @@ blindpost "{user}" {superuser}
 FIRST_STATEMENTS = f"CREATE ROLE {ROLE} LOGIN;\nCREATE DATABASE {ROLE} OWNER {ROLE};\n"
 
 
+def url_of(runtime: Runtime) -> str:
+    """Return the URL of the PostgreSQL whose socket is there."""
+    return f"postgresql://{ROLE}@/{ROLE}?host={quote(str(runtime.sockets))}"
+
+
 class PostgresServer:
     """One PostgreSQL on the data directory's cluster."""
 
@@ -121,7 +126,7 @@ class PostgresServer:
         self._drop_foreign_pid()
         self._progress("Starting PostgreSQL ...")
         self._run(program)
-        return f"postgresql://{ROLE}@/{ROLE}?host={quote(str(self._runtime.sockets))}"
+        return url_of(self._runtime)
 
     def alive(self) -> bool:
         return self._child is not None and self._child.alive

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from blindpost.core.embedded.place import DataDir, Runtime, choose_account, remove_tree
-from blindpost.core.embedded.postgres_server import PostgresServer
+from blindpost.core.embedded.place import DataDir, Runtime, choose_account, is_ours, remove_tree
+from blindpost.core.embedded.postgres_server import PostgresServer, url_of
 from blindpost.core.embedded.process import end_leftovers, hint_for
 from blindpost.core.embedded.redis_server import RedisServer
 from blindpost.errors import StartError
@@ -24,6 +24,16 @@ class StoreUrls:
 
 def _silent(_: str) -> None:
     pass
+
+
+def running_database(data_dir: Path) -> str | None:
+    """Return the URL of the PostgreSQL that another process of this user has started on a data directory.
+
+    The socket lets in whoever may start it, and nobody else. Its directory must be ours, so that nobody can have put
+    a server of theirs where an earlier run had its own.
+    """
+    earlier = DataDir(data_dir).runtime
+    return url_of(Runtime(earlier, None)) if earlier is not None and is_ours(earlier) else None
 
 
 class EmbeddedStores:
