@@ -114,6 +114,10 @@ def counted(outcome: str) -> float:
     return registry.get_sample_value("blindpost_audit_events_total", {"outcome": outcome}) or 0.0
 
 
+def faults_logged() -> float:
+    return registry.get_sample_value("blindpost_faults_total", {"event": "audit_failed"}) or 0.0
+
+
 # What is written
 
 
@@ -188,6 +192,9 @@ async def test_a_running_node_writes_without_being_closed(database: Database, tm
 
 
 async def test_nodes_that_write_at_once_write_one_chain_without_a_gap(database: Database, tmp_path: Path) -> None:
+    """And none of them is ever refused: they take turns."""
+    refused = faults_logged()
+
     async def busy(name: str) -> None:
         for _ in range(20):
             audit = node(database, tmp_path / name)
@@ -198,6 +205,7 @@ async def test_nodes_that_write_at_once_write_one_chain_without_a_gap(database: 
     await asyncio.gather(busy("one"), busy("two"), busy("three"))
     rows = await rows_of(database)
     assert [row.id for row in rows] == list(range(1, 3 * 20 * 3 + 1))
+    assert faults_logged() == refused
     for name in ("one", "two", "three"):
         assert await faults(database, tmp_path / name) == []
 
@@ -251,11 +259,8 @@ async def test_what_cannot_be_written_at_the_end_is_counted_and_the_end_comes(da
 
 
 async def test_a_fault_is_logged_once_and_keeps_the_events(database: Flaky, tmp_path: Path) -> None:
-    def logged() -> float:
-        return registry.get_sample_value("blindpost_faults_total", {"event": "audit_failed"}) or 0.0
-
     audit = node(database, tmp_path)
-    before, trials = logged(), database.trials
+    before, trials = faults_logged(), database.trials
     database.fault = RuntimeError("a fault of ours")
     running = asyncio.create_task(audit.run())
     audit.note(Event.SESSIONS_ENDED)
@@ -263,7 +268,7 @@ async def test_a_fault_is_logged_once_and_keeps_the_events(database: Flaky, tmp_
     database.fault = None
     audit.close()
     await running
-    assert logged() - before == 1
+    assert faults_logged() - before == 1
     assert len(await rows_of(database)) == 1
 
 
