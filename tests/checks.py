@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import jwt
 
 from blindpost.app import Running
 from blindpost.core.hub import Hub
@@ -81,6 +82,11 @@ async def another_session(someone: Person) -> Person:
     """Log the same person in once more, as on another device."""
     twin = Person(someone.http, someone.name, someone.ecdsa, someone.ecdh, someone.id)
     return await twin.login()
+
+
+def session_of(someone: Person) -> str:
+    """Return the id of somebody's session."""
+    return str(jwt.decode(someone.token, options={"verify_signature": False})["jti"])
 
 
 async def ids_waiting(someone: Person) -> list[str]:

@@ -69,8 +69,8 @@ class Components(Provider):
         await cache.close()
 
     @provide
-    def tokens(self, settings: Settings, database: Database) -> Tokens:
-        return Tokens(settings.data_dir, database)
+    def tokens(self, settings: Settings, database: Database, audit: Audit) -> Tokens:
+        return Tokens(settings.data_dir, database, audit)
 
     @provide
     def writer(self, settings: Settings, database: Database) -> MessageWriter:
@@ -103,11 +103,12 @@ class Components(Provider):
         return Limiter(cache, pseudonyms, is_on=settings.rate_limits is Switch.ON)
 
     @provide
-    def auth(self, settings: Settings, database: Database, cache: Cache, tokens: Tokens) -> AuthService:
+    def auth(self, settings: Settings, database: Database, cache: Cache, tokens: Tokens, audit: Audit) -> AuthService:
         return AuthService(
             database,
             cache,
             tokens,
+            audit,
             origin=settings.origin,
             session_lifetime_s=settings.session_lifetime_s,
             allow_bearer=settings.allow_bearer,

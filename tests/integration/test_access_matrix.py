@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from blindpost.protocol import transcripts
-from checks import another_session, ids_waiting, refusal, success
+from checks import another_session, ids_waiting, refusal, session_of, success
 from support import Person, b64, contacts, new_key, person, public, sign
 
 Body = dict[str, Any]
@@ -117,10 +117,24 @@ def _decision(scene: Scene, _: Person) -> Body:
     return {"sender_id": scene.alice.id}
 
 
+def _one_session(body: Any, _: Scene) -> bool:
+    return [each["is_current"] for each in body] == [True]
+
+
+_none_ended = _is({"status": "ok", "ended": 0})
 _decisions: Final = Row("not_found", (("alice", "not_found"), ("bob", 200)), body=_decision)
 
 CLOSED: Final[dict[tuple[str, str], Row]] = {
     ("POST", "/auth/logout"): Row(200, (("alice", 200),)),
+    ("GET", "/auth/sessions"): Row(_one_session, (("alice", _one_session),)),
+    ("DELETE", "/auth/sessions"): Row(
+        _is({"status": "ok", "ended": 0}), (("alice", _is({"status": "ok", "ended": 0})),)
+    ),
+    ("DELETE", "/auth/sessions/{session_id}"): Row(
+        "not_found",
+        (("alice", 200), ("bob", "not_found")),
+        path=lambda scene: f"/auth/sessions/{session_of(scene.alice)}",
+    ),
     ("GET", "/auth/public-keys/{user_id}"): Row(
         _keys_of_alice,
         (("alice", _keys_of_alice), ("bob", _keys_of_alice)),

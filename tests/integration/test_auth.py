@@ -21,7 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from blindpost.app import Running
+from blindpost.core.audit import Audit
 from blindpost.core.database import Database
+from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.core.tokens import Tokens
 from blindpost.protocol import transcripts
 from blindpost.protocol.dpop import ProofKey
@@ -579,7 +581,7 @@ async def test_a_token_of_another_deployment_is_refused(
     alice = await person(http)
     session = UUID(parts(alice.token)[1]["jti"])
     async with Database(database_url, pool_size=1) as database:
-        foreign = Tokens(tmp_path, database)
+        foreign = Tokens(tmp_path, database, Audit(database, Pseudonyms(database), tmp_path, keep_days=7))
         await demand_refused(alice, foreign.issue(UUID(alice.id), session, 60, alice.key.thumbprint))
 
 

@@ -151,6 +151,25 @@ async def test_an_ended_session_is_renewed(router: Running) -> None:
         await alice.send(bob.identity.account, "still here")
 
 
+async def test_the_session_of_a_lost_device_is_found_and_ended(router: Running) -> None:
+    """The one that asks goes on."""
+    async with people(router) as (alice, _):
+        store = Store.in_memory(alice.identity)
+        async with (
+            Client(router.origin, alice.identity, store) as lost,
+            Client(router.origin, alice.identity, store) as pc,
+        ):
+            await lost.login()
+            await pc.login()
+            found = await alice.sessions()
+            assert [each.is_current for each in found] == [True, False, False]
+            await alice.end_session(found[1].id)
+            assert await alice.end_other_sessions() == 1
+            assert [each.id for each in await alice.sessions()] == [found[0].id]
+            with pytest.raises(Refused):
+                await alice.end_session(found[1].id)
+
+
 async def test_a_deleted_account_is_gone(router: Running) -> None:
     """It cannot log in, and its contacts cannot write to it."""
     async with people(router) as (alice, bob):

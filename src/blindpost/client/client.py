@@ -33,7 +33,15 @@ from blindpost.client.store import Contact, Store, Unsent
 from blindpost.client.transport import HttpTransport, Transport, parse
 from blindpost.protocol import transcripts
 from blindpost.protocol.envelope import Content, Kind
-from blindpost.services.models.auth import DeleteAccount, EcdhUpdate, EcdsaUpdate, Registered, RegisterRequest
+from blindpost.services.models.auth import (
+    DeleteAccount,
+    EcdhUpdate,
+    EcdsaUpdate,
+    Registered,
+    RegisterRequest,
+    SessionsEnded,
+    SessionSummary,
+)
 from blindpost.services.models.contacts import Contact as ContactEntry
 from blindpost.services.models.contacts import ContactDecision, ContactRequest, Direction, UserSummary
 from blindpost.services.models.messages import MessageStatus, PollAnswer, SendRequest
@@ -188,6 +196,18 @@ class Client:
     async def logout(self) -> None:
         """End the session, here and on every node of the router."""
         await self._session.logout()
+
+    async def sessions(self) -> list[SessionSummary]:
+        """Return the account's open sessions, the oldest first."""
+        return parse(list[SessionSummary], await self._session.call("GET", "/auth/sessions"))
+
+    async def end_session(self, session_id: UUID) -> None:
+        """End one of the account's sessions, such as that of a lost device; raises Refused if it is over."""
+        await self._session.call("DELETE", f"/auth/sessions/{session_id}")
+
+    async def end_other_sessions(self) -> int:
+        """End all of the account's sessions but this one; returns how many there were."""
+        return parse(SessionsEnded, await self._session.call("DELETE", "/auth/sessions")).ended
 
     async def rotate_ecdsa_key(self) -> None:
         """Replace the identity key. Every contact has to confirm it; every other session of the user ends.

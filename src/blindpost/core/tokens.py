@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from blindpost.core import token_key
+from blindpost.core.audit import Audit, Event
 from blindpost.core.database import Database
 from blindpost.core.repositories import token_keys
 from blindpost.core.token_key import TokenKey
@@ -47,9 +48,10 @@ class Claims(NamedTuple):
 class Tokens:
     """Signs this node's tokens, and checks every node's."""
 
-    def __init__(self, data_dir: Path, database: Database) -> None:
+    def __init__(self, data_dir: Path, database: Database, audit: Audit) -> None:
         self._data_dir = data_dir
         self._database = database
+        self._audit = audit
         self._key = token_key.load_or_make(data_dir)
         self._key_id = self._key.id
         self._file = token_key.state(data_dir)
@@ -89,6 +91,7 @@ class Tokens:
         key = token_key.load_or_make(self._data_dir)
         await self._publish(key)
         self._key, self._key_id, self._file = key, key.id, state
+        self._audit.note(Event.TOKEN_KEY_ROTATED)
         log.info("token_key_taken")
 
     async def refresh(self) -> None:

@@ -60,6 +60,7 @@ async def credentials_of(request: Request) -> Credentials:
         method=request.method,
         path=request.scope["raw_path"].decode("latin-1"),
         body=await request.body(),
+        address=address_of(request),
     )
 
 

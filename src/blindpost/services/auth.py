@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from blindpost.core.audit import Audit, Event
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database, Transaction
 from blindpost.core.hub import Kind, payloads
@@ -51,6 +52,7 @@ class AuthService:
         database: Database,
         cache: Cache,
         tokens: Tokens,
+        audit: Audit,
         *,
         origin: str,
         session_lifetime_s: int,
@@ -59,6 +61,7 @@ class AuthService:
         self._database = database
         self._cache = cache
         self._tokens = tokens
+        self._audit = audit
         self._origin = origin
         self._session_lifetime_s = session_lifetime_s
         self._allow_bearer = allow_bearer
@@ -87,7 +90,15 @@ class AuthService:
         return ChallengeAnswer(challenge=challenge, expires=datetime.fromtimestamp(expiry, UTC))
 
     async def login(self, request: LoginRequest, credentials: Credentials) -> Session:
-        """Open a session for a signed challenge; raises LoginFailed, whatever the reason.
+        """Open a session for a signed challenge; raises LoginFailed, whatever the reason."""
+        try:
+            return await self._login(request, credentials)
+        except LoginFailed:
+            self._audit.note(Event.LOGIN_FAILED, subject=request.username.lower(), address=credentials.address)
+            raise
+
+    async def _login(self, request: LoginRequest, credentials: Credentials) -> Session:
+        """Do it.
 
         The proof shows the session's own key, to which the token is then bound. It is checked first: so a client that
         signs it wrongly loses no challenge. It needs no memory of its own, as the challenge works once.
@@ -95,7 +106,7 @@ class AuthService:
         thumbprint = self._shown_key(credentials)
         await self._redeem(request)
         async with self._database.reading() as connection:
-            user, is_known = await users.by_name(connection, request.username, self._nobody)
+            user, is_known = await users.by_name_or(connection, request.username, self._nobody)
         key = PublicKey(user.ecdsa_public_key)
         if not key.verifies(request.signature, request.challenge.encode()) or not is_known:
             raise LoginFailed
@@ -191,11 +202,14 @@ class AuthService:
             if session_id not in {each.id for each in await users.sessions_of(tx, caller.user_id)}:
                 raise NotFound("You have no session with this id that is open.")
             await self._end(tx, caller.user_id, [session_id])
+        self._audit.note(Event.SESSIONS_ENDED, subject=str(caller.user_id))
 
     async def end_other_sessions(self, caller: Caller) -> int:
         """End all sessions of the user but this one; returns how many."""
         async with self._database.transaction() as tx:
-            return await self._end_others(tx, caller)
+            ended = await self._end_others(tx, caller)
+        self._audit.note(Event.SESSIONS_ENDED, subject=str(caller.user_id))
+        return ended
 
     async def _end_others(self, tx: Transaction, caller: Caller) -> int:
         others = [each.id for each in await users.sessions_of(tx, caller.user_id) if each.id != caller.session_id]
@@ -252,6 +266,7 @@ class AuthService:
             await users.set_ecdsa_key(tx, caller.user_id, new.der, request.ecdh_signature)
             await self._end_others(tx, caller)
             await _tell(tx, told, [])
+        self._audit.note(Event.IDENTITY_KEY_CHANGED, subject=str(caller.user_id))
 
     async def update_ecdh_key(self, caller: Caller, request: EcdhUpdate) -> None:
         """Replace the encryption key, signed by the identity key; raises InvalidKey, InvalidSignature, Conflict.
@@ -273,6 +288,7 @@ class AuthService:
                 await users.retire_ecdh_key(tx, caller.user_id, user.ecdh_public_key)
             await users.set_ecdh_key(tx, caller.user_id, new.der, request.ecdh_signature)
             await _tell(tx, told, [])
+        self._audit.note(Event.ENCRYPTION_KEY_CHANGED, subject=str(caller.user_id))
 
     async def delete(self, caller: Caller, signature: bytes) -> None:
         """Erase the account and all that is its own, but the claim on its name; raises InvalidSignature, Conflict."""
@@ -283,6 +299,7 @@ class AuthService:
             await self._cache.remember_ended(each.id for each in await users.sessions_of(tx, caller.user_id))
             await users.remove(tx, caller.user_id)
             await _tell(tx, told, payloads(Kind.SESSIONS, [caller.user_id]))
+        self._audit.note(Event.ACCOUNT_DELETED, subject=str(caller.user_id))
 
     async def _acting(self, caller: Caller) -> users.User:
         user = await self._user(caller.user_id)

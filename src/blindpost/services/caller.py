@@ -15,6 +15,8 @@ class Credentials(NamedTuple):
     path: str
     """As sent, without the query."""
     body: bytes
+    address: str
+    """Where it came from; an IPv6 address as its /64."""
 
 
 class Caller(NamedTuple):

@@ -75,7 +75,7 @@ async def by_id(tx: AsyncConnection, user_id: UUID) -> User | None:
     return await _one(tx, users.c.id == user_id)
 
 
-def _by_name_statement() -> Select[Any]:
+def _by_name_or_statement() -> Select[Any]:
     """Read a user, or else the row that was given: either way one row of the same size comes back."""
     given = select(*(bindparam(field, type_=users.c[field].type).label(field) for field in User._fields)).subquery()
     found = given.outerjoin(users, users.c.name_key == bindparam("name_key"))
@@ -83,12 +83,16 @@ def _by_name_statement() -> Select[Any]:
     return select(*fields, users.c.id.is_not(None).label("is_known")).select_from(found)
 
 
-_BY_NAME: Final = _by_name_statement()
+_BY_NAME_OR: Final = _by_name_or_statement()
 
 
-async def by_name(tx: AsyncConnection, name: str, otherwise: User) -> tuple[User, bool]:
+async def by_name(tx: AsyncConnection, name: str) -> User | None:
+    return await _one(tx, users.c.name_key == name.lower())
+
+
+async def by_name_or(tx: AsyncConnection, name: str, otherwise: User) -> tuple[User, bool]:
     """Return the user of a name and True, or `otherwise` and False, at the same cost."""
-    row = (await tx.execute(_BY_NAME, {**otherwise._asdict(), "name_key": name.lower()})).one()
+    row = (await tx.execute(_BY_NAME_OR, {**otherwise._asdict(), "name_key": name.lower()})).one()
     return User(*row[:-1]), row.is_known
 
 
