@@ -6,6 +6,7 @@ import statistics
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -22,24 +23,34 @@ SETTLE_S: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Sends:
-    """One round of sends."""
+    """One round of sends, or of other requests."""
 
     per_second: float
     router_cpu: float
-    """CPU seconds of the router per 1,000 sends."""
+    """CPU seconds of the router per 1,000 requests."""
     postgres_cpu: float
-    """CPU seconds of PostgreSQL per 1,000 sends."""
+    """CPU seconds of PostgreSQL per 1,000 requests."""
     per_transaction: float
 
 
 async def sends(router: Process, pairs: list[Pair], seconds: float) -> Sends:
     """Let every pair's sender send one message after the other."""
-    async with _wires(router, len(pairs)) as wires:
+    return await _load(router, [partial(pair.send, router.origin) for pair in pairs], seconds)
+
+
+async def empty_polls(router: Process, pairs: list[Pair], seconds: float) -> Sends:
+    """Let every pair's recipient ask again and again for what there is not."""
+    return await _load(router, [partial(pair.poll, router.origin, 0) for pair in pairs], seconds)
+
+
+async def _load(router: Process, makers: list[Callable[[], bytes]], seconds: float) -> Sends:
+    """Make requests for a while, one after the other on a connection for each maker."""
+    async with _wires(router, len(makers)) as wires:
         batches = await _batches(router)
         before = cpu_seconds(router.pid), postgres_cpu_seconds()
         started = perf_counter()
         counts = await asyncio.gather(
-            *(_send_until(router, wire, pair, started + seconds) for wire, pair in zip(wires, pairs, strict=True))
+            *(_call_until(wire, make, started + seconds) for wire, make in zip(wires, makers, strict=True))
         )
         took = perf_counter() - started
         after = cpu_seconds(router.pid), postgres_cpu_seconds()
@@ -54,12 +65,12 @@ async def sends(router: Process, pairs: list[Pair], seconds: float) -> Sends:
     )
 
 
-async def _send_until(router: Process, wire: Wire, pair: Pair, end: float) -> int:
+async def _call_until(wire: Wire, make: Callable[[], bytes], end: float) -> int:
     count = 0
     while perf_counter() < end:
-        status, body = await wire.exchange(pair.send(router.origin))
-        if status != CREATED:
-            raise RuntimeError(f"a send was answered {status}: {body!r}")
+        status, body = await wire.exchange(make())
+        if status not in {OK, CREATED}:
+            raise RuntimeError(f"a request was answered {status}: {body!r}")
         count += 1
     return count
 

@@ -23,7 +23,8 @@ class Recording(HttpTransport):
     sign: Sign
 
     async def request(self, *arguments: Any, **options: Any) -> Any:
-        self.sign = options.get("sign") or self.sign
+        if sign := options.get("sign"):
+            self.sign = sign
         return await super().request(*arguments, **options)
 
 
@@ -54,25 +55,37 @@ class Pair:
         return request("POST", f"{origin}/messages/ack", self.recipient, {"message_ids": ids})
 
 
-async def make_pairs(origin: str, count: int) -> list[Pair]:
-    """Register 2 x count people and make each pair contacts."""
+async def make_pairs(origin: str, count: int, *, signed: bool = True) -> list[Pair]:
+    """Register 2 x count people and make each pair contacts; unsigned, they hold plain bearer tokens."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one() -> Pair:
         async with gate:
-            return await _pair(origin)
+            return await _pair(origin, signed=signed)
 
     return list(await asyncio.gather(*(one() for _ in range(count))))
 
 
-async def _pair(origin: str) -> Pair:
+async def _pair(origin: str, *, signed: bool) -> Pair:
     async with AsyncExitStack() as stack:
         (sender, sends), (recipient, receives) = [await stack.enter_async_context(_person(origin)) for _ in range(2)]
         await sender.request_contact(recipient.identity.account)
         await recipient.request_contact(sender.identity.account)
         for client in (sender, recipient):
             await client.receive_once()  # takes the news of the contact, so that the next poll waits
+        if not signed:
+            return Pair(await _bearer(sender, sends), await _bearer(recipient, receives), recipient.identity.account)
         return Pair(sends.sign, receives.sign, recipient.identity.account)
+
+
+async def _bearer(client: Client, transport: HttpTransport) -> Sign:
+    """Log in without showing a key, as the SDK never does."""
+    name = client.identity.username
+    challenge = (await transport.request("GET", f"/auth/challenge/{name}"))["challenge"]
+    signature = b64encode(client.identity.sign(challenge.encode()))
+    login = {"username": name, "challenge": challenge, "signature": signature}
+    token = (await transport.request("POST", "/auth/login", json=login))["access_token"]
+    return lambda _method, _url, _body: {"Authorization": f"Bearer {token}"}
 
 
 @asynccontextmanager

@@ -49,6 +49,7 @@ async def router(settings: Settings, data_dir: Path, *options: str) -> AsyncIter
         "BLINDPOST_PORT": "0",
         "BLINDPOST_RATE_LIMITS": "off",
         "BLINDPOST_WAITING_MAX": "20000",
+        "BLINDPOST_ALLOW_BEARER": "true",  # to compare with signed requests
     }
     command = (sys.executable, "-m", "blindpost.bench.routers", *options)
     child = await asyncio.create_subprocess_exec(

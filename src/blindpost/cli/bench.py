@@ -63,12 +63,44 @@ async def _bench(settings: Settings, senders: int, rounds: int, seconds: float) 
                 unstored.append(await measure.sends(floor, pairs, seconds))
                 stored.append(await measure.sends(storing, pairs, seconds))
                 await measure.erase_queues(storing, pairs)
+            progress.update(task, description="the price of signatures")
+            price = await _price(storing, pairs, rounds, seconds / 2)
             progress.update(task, description="latency of one pair")
             latency = await measure.latency(storing, pairs[0], LATENCY_ROUNDS, lambda: progress.advance(task))
             progress.update(task, description=f"{POLLS} waiting polls")
             crowd = await make_pairs(storing.origin, -(-POLLS // settings.waiting_per_user_max))
             waiting = await _waiting(settings, storing, crowd)
     _show(stored, unstored, latency, waiting)
+    _show_price(price)
+
+
+Price = dict[str, list[tuple[measure.Sends, measure.Sends]]]
+"""Rounds with plain bearer tokens and with signed requests, by what is asked."""
+
+
+async def _price(router: Process, signed: list[Pair], rounds: int, seconds: float) -> Price:
+    plain = await make_pairs(router.origin, len(signed), signed=False)
+    price: Price = {"send": [], "empty poll": []}
+    for _ in range(rounds):
+        price["send"].append(
+            (await measure.sends(router, plain, seconds), await measure.sends(router, signed, seconds))
+        )
+        for pairs in (plain, signed):
+            await measure.erase_queues(router, pairs)
+        polls = [await measure.empty_polls(router, pairs, seconds) for pairs in (plain, signed)]
+        price["empty poll"].append((polls[0], polls[1]))
+    return price
+
+
+def _show_price(price: Price) -> None:
+    table = Table(title="The price of signed requests: the router's CPU s / 1,000", title_style="bold")
+    for column in ("", "bearer", "signed", "difference", "ratio"):
+        table.add_column(column, justify="left" if not column else "right")
+    for what, rounds in price.items():
+        plain, signed = (statistics.median(pair[side].router_cpu for pair in rounds) for side in (0, 1))
+        ratio = statistics.median(after.router_cpu / before.router_cpu for before, after in rounds)
+        table.add_row(what, f"{plain:.2f}", f"{signed:.2f}", f"{signed - plain:+.2f}", f"{ratio:.2f}")
+    out.print(table)
 
 
 async def _waiting(settings: Settings, process: Process, pairs: list[Pair]) -> measure.Waiting:
