@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from blindpost.protocol import envelope, transcripts
+from blindpost.protocol import dpop, envelope, transcripts
 from blindpost.protocol.challenge import Challenge
-from blindpost.protocol.encoding import b64encode
+from blindpost.protocol.encoding import b64encode, b64url_encode
 from blindpost.protocol.envelope import Content, Kind, Parties
 from blindpost.protocol.keys import SPKI_HEADER, PublicKey
 from blindpost.protocol.padding import bucket_for, pad
@@ -62,6 +62,7 @@ def build() -> dict[str, Any]:
         "signatures": list(signatures()),
         "transcripts": list(signed()),
         "challenges": list(challenges()),
+        "proofs": list(proofs()),
         "padding": list(paddings()),
         "safety_numbers": list(numbers()),
         "envelopes": {
@@ -288,6 +289,77 @@ def seal(
     header = version + one_time.der[len(SPKI_HEADER) :]
     key, nonce = envelope._key_and_nonce(PRIVATE["one_time"], sealed_for.recipient_key, sealed_for, one_time)
     return header + AESGCM(key).encrypt(nonce, padded, header)
+
+
+PROOF_AT: Final = 1_767_225_600
+SESSION_KEYS: Final = {
+    "ES256": (ec.derive_private_key(0x5E5510, ec.SECP256R1()), ec.ECDSA(hashes.SHA256(), deterministic_signing=True)),
+    "ES384": (ec.derive_private_key(0x5E5510, ec.SECP384R1()), RFC6979),
+}
+REQUEST: Final = dpop.SignedRequest("POST", "https://chat.example.org/messages/send", b'{"a":1}', "a-token")
+
+
+def proofs() -> Iterator[Vector]:
+    """Signed requests: what is asked for, the proof shown with it, and what the router makes of it."""
+    for algorithm in SESSION_KEYS:
+        key = dpop.ProofKey(SESSION_KEYS[algorithm][0])
+        claims = {
+            "jti": "the-first",
+            "htm": REQUEST.method,
+            "htu": REQUEST.url,
+            "iat": PROOF_AT,
+            "ath": dpop.digest(b"a-token"),
+            "bd": dpop.digest(REQUEST.body),
+        }
+        yield _proof_vector(f"a request, {algorithm}", REQUEST, _proof(algorithm, claims), key.thumbprint)
+        login = REQUEST._replace(url="https://chat.example.org/auth/login", token=None)
+        at_login = {name: value for name, value in claims.items() if name != "ath"} | {"htu": login.url}
+        yield _proof_vector(f"a login, {algorithm}", login, _proof(algorithm, at_login), key.thumbprint)
+        read = REQUEST._replace(method="GET", body=b"")
+        at_read = {name: value for name, value in claims.items() if name != "bd"} | {"htm": "GET"}
+        yield _proof_vector(f"a request without a body, {algorithm}", read, _proof(algorithm, at_read), key.thumbprint)
+    other: dict[str, dict[str, Any]] = {
+        "another method": {"htm": "PUT"},
+        "another path": {"htu": "https://chat.example.org/messages/ack"},
+        "another origin": {"htu": "https://evil.example.org/messages/send"},
+        "another body": {"bd": dpop.digest(b'{"a":2}')},
+        "another token": {"ath": dpop.digest(b"another")},
+        "61 seconds old": {"iat": PROOF_AT - 61},
+        "31 seconds ahead": {"iat": PROOF_AT + 31},
+        "a number as its id": {"jti": 1},
+    }
+    good: dict[str, Any] = claims
+    for name, change in other.items():
+        yield _proof_vector(name, REQUEST, _proof("ES256", good | change))
+    for name in good:
+        lacking = {each: value for each, value in good.items() if each != name}
+        yield _proof_vector(f"without {name}", REQUEST, _proof("ES256", lacking))
+    header = dpop._loads(dpop._decode(dpop.ProofKey(SESSION_KEYS["ES256"][0])._header))
+    headers: dict[str, dict[str, Any]] = {
+        "another type": {"typ": "JWT"},
+        "no algorithm": {"alg": "none"},
+        "a symmetric algorithm": {"alg": "HS256"},
+        "another curve's algorithm": {"alg": "ES384"},
+        "a critical extension": {"crit": ["b64"], "b64": True},
+        "a private key": {"jwk": header["jwk"] | {"d": b64url_encode((0x5E5510).to_bytes(32, "big"))}},
+    }
+    for name, change in headers.items():
+        yield _proof_vector(name, REQUEST, _proof("ES256", good, header | change))
+
+
+def _proof(algorithm: str, claims: dict[str, Any], header: dict[str, Any] | None = None) -> str:
+    private, signature = SESSION_KEYS[algorithm]
+    encoded = dpop._dumps(header) if header else dpop.ProofKey(private)._header
+    data = f"{encoded}.{dpop._dumps(claims)}"
+    size = (private.curve.key_size + 7) // 8
+    r, s = decode_dss_signature(private.sign(data.encode(), signature))
+    return f"{data}.{b64url_encode(r.to_bytes(size, 'big') + s.to_bytes(size, 'big'))}"
+
+
+def _proof_vector(name: str, request: dpop.SignedRequest, proof: str, thumbprint: str | None = None) -> Vector:
+    asked = {"method": request.method, "url": request.url, "body": b64encode(request.body), "token": request.token}
+    result = {"result": "ok", "thumbprint": thumbprint} if thumbprint else {"result": "invalid"}
+    return {"name": name, **asked, "now": PROOF_AT, "proof": proof, **result}
 
 
 def text_of(content: object) -> str:

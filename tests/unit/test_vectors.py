@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import make_vectors
 from blindpost.protocol.challenge import Challenge
+from blindpost.protocol.dpop import InvalidProof, SignedRequest, check
 from blindpost.protocol.envelope import Parties, open_envelope
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.padding import unpad
@@ -54,6 +55,17 @@ def test_transcripts(vector: dict[str, str]) -> None:
     """Each transcript is signed by its key."""
     signature, transcript = base64.b64decode(vector["signature"]), base64.b64decode(vector["transcript"])
     assert PublicKey.from_pem(vector["key"]).verifies(signature, transcript)
+
+
+@by_name("proofs")
+def test_proofs(vector: dict[str, Any]) -> None:
+    """Each proof passes for its request at its time, or not."""
+    request = SignedRequest(vector["method"], vector["url"], base64.b64decode(vector["body"]), vector["token"])
+    if vector["result"] == "ok":
+        assert check(vector["proof"], request, vector["now"]).thumbprint == vector["thumbprint"]
+        return
+    with pytest.raises(InvalidProof):
+        check(vector["proof"], request, vector["now"])
 
 
 @by_name("challenges")
