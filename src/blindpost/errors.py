@@ -18,10 +18,13 @@ BlindpostError
     ├── MethodNotAllowed          405 method_not_allowed
     ├── Conflict                  409 conflict
     │   ├── UsernameTaken         409 username_taken
-    │   └── ContactRequestExists  409 contact_request_exists
+    │   ├── ContactRequestExists  409 contact_request_exists
+    │   └── TooManyContacts       409 too_many_contacts
     ├── TooLarge                  413 too_large
     ├── TooManyRequests           429 too_many_requests
-    │   └── TooManyWaiting        429 too_many_waiting
+    │   ├── TooManyWaiting        429 too_many_waiting
+    │   ├── TooManyPending        429 too_many_pending
+    │   └── MailboxFull           429 mailbox_full
     ├── InternalFault             500 internal_error
     └── Unavailable               503 unavailable
         ├── Overloaded            503 overloaded
@@ -166,6 +169,13 @@ class ContactRequestExists(Conflict):
     detail = "There is a contact request between you and this person already."
 
 
+class TooManyContacts(Conflict):
+    """One of the two has as many contacts as one can have: which of them is not said."""
+
+    code, title = "too_many_contacts", "Too many contacts"
+    detail = "You or this person have 4,096 contacts already, and nobody can have more."
+
+
 class TooLarge(Problem):
     """The body is over the limit."""
 
@@ -187,6 +197,21 @@ class TooManyWaiting(TooManyRequests):
     code, title = "too_many_waiting", "Too many waiting requests"
     detail = "Close one of your waiting polls before you open another."
     retry_after = 5
+
+
+class TooManyPending(TooManyRequests):
+    """Too many contact requests wait, of the one who asks or for the one who is asked: which is not said."""
+
+    code, title = "too_many_pending", "Too many contact requests wait"
+    detail = "Too many contact requests of yours, or to this person, wait for an answer. Ask again when some have one."
+    retry_after = 3_600
+
+
+class MailboxFull(TooManyRequests):
+    """The mailbox is full, or the sender's share of it: which would tell one sender about the others' messages."""
+
+    code, title = "mailbox_full", "The mailbox is full"
+    detail = "Too much waits for this person. Send again, with the same client_message_id, when they have fetched some."
 
 
 class InternalFault(Problem):

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
+from blindpost.services import contacts as service
 from checks import Waiting, another_session, refusal, success
 from support import Person, contacts, person, unique_name
 
@@ -349,3 +350,83 @@ async def test_a_change_between_others_is_no_news(http: httpx.AsyncClient, waiti
     success(await ask(alice, carol), 201)
     assert success(await poll)["contacts_changed"]
     assert not (await carol.poll(0))["contacts_changed"]
+
+
+# How many
+
+
+async def test_requests_that_wait_for_one_person_are_bounded(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PENDING_MAX", 2)
+    bob, carol, *others = await people(http, 5)
+    for other in others[:2]:
+        success(await ask(other, bob), 201)
+    answer = await ask(others[2], bob)
+    refusal(answer, 429, "too_many_pending")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert await requests_of(others[2], direction="sent") == []
+    success(await ask(others[2], carol), 201)
+    success(await reject(bob, others[0]))
+    success(await ask(others[2], bob), 201)
+
+
+async def test_requests_of_one_person_that_wait_are_bounded(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PENDING_MAX", 2)
+    alice, *others = await people(http, 4)
+    for other in others[:2]:
+        success(await ask(alice, other), 201)
+    refusal(await ask(alice, others[2]), 429, "too_many_pending")
+    success(await accept(others[0], alice))
+    success(await ask(alice, others[2]), 201)
+
+
+async def test_a_full_list_of_requests_keeps_nobody_from_answering_or_crossing(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PENDING_MAX", 1)
+    alice, bob, carol = await people(http, 3)
+    success(await ask(bob, carol), 201)
+    success(await ask(alice, bob), 201)
+    assert success(await ask(carol, bob), 201)["status"] == "accepted"
+    assert success(await ask(bob, alice), 201)["status"] == "accepted"
+
+
+async def test_at_the_same_moment_not_one_more_request_waits(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PENDING_MAX", 3)
+    bob, *others = await people(http, 9)
+    answers = await asyncio.gather(*(ask(other, bob) for other in others))
+    assert sorted(answer.status_code for answer in answers) == [201] * 3 + [429] * 5
+    assert len(await requests_of(bob)) == 3
+
+
+async def test_contacts_are_bounded_and_a_request_beyond_them_goes_on_waiting(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "CONTACTS_MAX", 1)
+    alice, bob, carol, dave = await people(http, 4)
+    await alice.befriend(bob)
+    success(await ask(carol, alice), 201)
+    refusal(await accept(alice, carol), 409, "too_many_contacts")
+    refusal(await ask(alice, carol), 409, "too_many_contacts")
+    success(await ask(alice, dave), 201)
+    refusal(await accept(dave, alice), 409, "too_many_contacts")
+    assert [each["user_id"] for each in await requests_of(alice)] == [carol.id]
+    assert [each["user_id"] for each in await contacts_of(alice)] == [bob.id]
+    success(await reject(alice, carol))
+
+
+async def test_at_the_same_moment_not_one_more_becomes_a_contact(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "CONTACTS_MAX", 2)
+    bob, *others = await people(http, 7)
+    for other in others:
+        success(await ask(other, bob), 201)
+    answers = await asyncio.gather(*(accept(bob, other) for other in others))
+    assert sorted(answer.status_code for answer in answers) == [200] * 2 + [409] * 4
+    assert len(await contacts_of(bob)) == 2

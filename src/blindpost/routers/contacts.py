@@ -15,6 +15,8 @@ from blindpost.errors import (
     NotFound,
     OutcomeUnknown,
     TooLarge,
+    TooManyContacts,
+    TooManyPending,
     TooManyRequests,
     UserNotFound,
 )
@@ -37,7 +39,7 @@ router = APIRouter(prefix="/contacts", tags=["contacts"], route_class=StrictRout
 
 Contacts = FromDishka[ContactService]
 UUID_CHARS = 36
-_decision = responses(NotAuthenticated, NotFound, Conflict, TooLarge, OutcomeUnknown)
+_decision = responses(NotAuthenticated, NotFound, Conflict, TooManyContacts, TooLarge, OutcomeUnknown)
 
 
 def comma_separated_ids(text: str, most: int) -> list[UUID]:
@@ -91,7 +93,8 @@ async def get_contacts(caller: CurrentCaller, contacts: Contacts) -> list[Contac
     status_code=201,
     dependencies=[Depends(limited_account(CONTACT_REQUEST))],
     responses=responses(
-        NotAuthenticated, UserNotFound, ContactRequestExists, TooLarge, TooManyRequests, OutcomeUnknown
+        *(NotAuthenticated, UserNotFound, ContactRequestExists, TooManyContacts),
+        *(TooLarge, TooManyRequests, TooManyPending, OutcomeUnknown),
     ),
 )
 async def send_contact_request(body: ContactRequest, caller: CurrentCaller, contacts: Contacts) -> Contact:

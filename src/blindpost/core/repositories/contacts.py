@@ -115,6 +115,23 @@ async def decide(tx: AsyncConnection, *, sender_id: UUID, receiver_id: UUID, sta
     return (await tx.execute(statement)).first() is not None
 
 
+async def pending_counts(tx: AsyncConnection, *, sender_id: UUID, receiver_id: UUID) -> tuple[int, int]:
+    """Count the requests of one and to the other that wait; both are locked by the caller."""
+    counts = (
+        select(func.count()).where(party == user_id, requests.c.status == "pending").scalar_subquery()
+        for party, user_id in ((requests.c.sender_id, sender_id), (requests.c.receiver_id, receiver_id))
+    )
+    sent, received = (await tx.execute(select(*counts))).one()
+    return sent, received
+
+
+async def accepted_count(tx: AsyncConnection, user_id: UUID) -> int:
+    """Count the contacts of one whom the caller has locked."""
+    mine = or_(requests.c.sender_id == user_id, requests.c.receiver_id == user_id)
+    statement = select(func.count()).where(mine, requests.c.status == "accepted")
+    return (await tx.execute(statement)).scalar_one()
+
+
 async def search(tx: AsyncConnection, me: UUID, prefix: str, limit: int) -> list[UserRow]:
     """Find others by the beginning of their name, in the order of names."""
     low = prefix.lower()
