@@ -33,7 +33,8 @@ from blindpost.routers import contacts as contacts_router
 from blindpost.routers import health as health_router
 from blindpost.routers import messages as messages_router
 from blindpost.routers import problems
-from blindpost.routers.connection import Connection
+from blindpost.routers.addresses import Places, read_networks
+from blindpost.routers.connection import connection_class
 from blindpost.routers.middleware import Gate
 from blindpost.services.auth import AuthService
 from blindpost.services.contacts import ContactService
@@ -88,6 +89,7 @@ class Components(Provider):
             sweep_interval_s=settings.sweep_interval_s,
             waiting_max=settings.waiting_max,
             waiting_per_user_max=settings.waiting_per_user_max,
+            waiting_per_address_max=settings.connections_per_address_max,
         )
 
     @provide
@@ -226,6 +228,7 @@ class Running:
 async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Running]:
     """Serve HTTP inside the block; raises ConfigurationError. Signals are the caller's business."""
     _allow_many_files()
+    places = Places(settings.connections_per_address_max, read_networks(settings.trusted_proxies))
     listener = _bind(settings.host, settings.port)
     port = listener.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
@@ -235,7 +238,7 @@ async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Run
             server = _Server(
                 uvicorn.Config(
                     create_app(container),
-                    http=Connection,
+                    http=connection_class(places),
                     ws="none",
                     lifespan="off",
                     log_config=None,

@@ -46,7 +46,10 @@ BATCH_SIZE: Final = Histogram(
 )
 WAITING: Final = Gauge("blindpost_waiting", "Polls that wait now", registry=registry)
 CONNECTIONS_REFUSED: Final = Counter(
-    "blindpost_connections_refused_total", "Connections beyond what the open files allow", registry=registry
+    "blindpost_connections_refused_total",
+    "Connections beyond what the open files allow, or one address",
+    ["reason"],
+    registry=registry,
 )
 AUDIT_EVENTS: Final = Counter(
     "blindpost_audit_events_total", "Security events, by whether they were written", ["outcome"], registry=registry

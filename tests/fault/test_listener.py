@@ -261,7 +261,7 @@ class Inside:
     alice: Person
 
     async def poll(self) -> PollAnswer:
-        return await self.messages.poll(caller_of(self.bob), 60, PAGE_DEFAULT)
+        return await self.messages.poll(caller_of(self.bob), None, 60, PAGE_DEFAULT)
 
     async def send(self) -> None:
         """Send to Bob."""

@@ -5,6 +5,7 @@ not a message: after a reconnect everybody is woken, and a slow sweep asks once 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Flag, auto
@@ -76,39 +77,59 @@ class Hub:
         sweep_interval_s: float,
         waiting_max: int,
         waiting_per_user_max: int,
+        waiting_per_address_max: int,
     ) -> None:
         self._connect = connect
         self._find_waiting = find_waiting
         self._sweep_interval_s = sweep_interval_s
         self._waiting_max = waiting_max
         self._waiting_per_user_max = waiting_per_user_max
+        self._waiting_per_address_max = waiting_per_address_max
         self._subscriptions: dict[UUID, set[Subscription]] = {}
         self._count = 0
+        self._count_from: Counter[str] = Counter()
         self.listening = asyncio.Event()
         self.is_closing = False
 
     @contextmanager
-    def subscribe(self, user_id: UUID) -> Iterator[Subscription]:
-        """Hear of this user's news inside the block; raises TooManyWaiting, ShuttingDown."""
+    def subscribe(self, user_id: UUID, address: str | None) -> Iterator[Subscription]:
+        """Hear of this user's news inside the block; raises TooManyWaiting, ShuttingDown.
+
+        Subscriptions are bounded per user, per address and in all; from no address (None) only per user and in all.
+        """
         if self.is_closing:
             raise ShuttingDown
-        mine = self._subscriptions.setdefault(user_id, set())
-        if len(mine) >= self._waiting_per_user_max or self._count >= self._waiting_max:
-            if not mine:
-                del self._subscriptions[user_id]
+        if self._is_full_for(user_id, address):
             raise TooManyWaiting
         subscription = Subscription()
+        mine = self._subscriptions.setdefault(user_id, set())
         mine.add(subscription)
         self._count += 1
+        if address is not None:
+            self._count_from[address] += 1
         WAITING.inc()
         try:
             yield subscription
         finally:
             WAITING.dec()
             self._count -= 1
+            if address is not None:
+                self._leave(address)
             mine.discard(subscription)
             if not mine:
                 self._subscriptions.pop(user_id, None)
+
+    def _is_full_for(self, user_id: UUID, address: str | None) -> bool:
+        return (
+            self._count >= self._waiting_max
+            or len(self._subscriptions.get(user_id, ())) >= self._waiting_per_user_max
+            or (address is not None and self._count_from[address] >= self._waiting_per_address_max)
+        )
+
+    def _leave(self, address: str) -> None:
+        self._count_from[address] -= 1
+        if not self._count_from[address]:
+            del self._count_from[address]  # nothing is kept of who is not there
 
     def close(self) -> None:
         """Let everybody go: waiting polls answer at once, and none begins to wait."""

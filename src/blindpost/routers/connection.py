@@ -1,4 +1,4 @@
-"""One connection, bounded: how long a request's head may be, how slowly it may come, how long an answer may stall.
+"""One connection, bounded: how many there are, how long a head may be, how slowly it comes, how long an answer stalls.
 
 uvicorn bounds none of these, and all of them come before any login: without the bounds one client could fill the
 memory with a head that never ends, or take every descriptor with requests that never begin.
@@ -7,11 +7,12 @@ memory with a head that never ends, or take every descriptor with requests that 
 import asyncio
 import json
 import resource
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from blindpost.errors import InvalidRequest, Problem, TooLarge
+from blindpost.routers.addresses import Place, Places
 from blindpost.routers.problems import MEDIA_TYPE, content_of
 from blindpost.telemetry import CONNECTIONS_REFUSED
 
@@ -21,6 +22,8 @@ REQUEST_S = 30.0
 """From its first byte, or from the connection, until a request has arrived whole."""
 STALL_S = 30.0
 """For a client to take up what waits to be sent."""
+PIPELINE_MAX: Final = 32
+"""Requests that wait behind one another on a connection: each costs memory before it is looked at."""
 DESCRIPTORS_RESERVED: Final = 128
 """For the stores, the logs, and whoever must still be let in."""
 
@@ -28,8 +31,11 @@ DESCRIPTORS_RESERVED: Final = 128
 class Connection(HttpToolsProtocol):
     """An HTTP/1.1 connection of uvicorn's, with bounds."""
 
+    places: ClassVar[Places]
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._place: Place | None = None
         self._bytes_outside_bodies = 0
         self._late: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
@@ -38,12 +44,21 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if len(self.connections) > descriptors - DESCRIPTORS_RESERVED:
-            CONNECTIONS_REFUSED.inc()
-            transport.abort()
-            return
-        self._begin_waiting()
+            self._turn_away("files")
+        elif (place := self.places.take(self.client[0] if self.client else None)) is None:
+            self._turn_away("address")
+        else:
+            self._place = place
+            self._begin_waiting()
+
+    def _turn_away(self, reason: str) -> None:
+        """Close at once, before a byte is read: an answer would be work for whoever has too many already."""
+        CONNECTIONS_REFUSED.labels(reason).inc()
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._place is not None:
+            self._place.leave()
         self._end_waiting()
         self._end_stall()
         super().connection_lost(exc)
@@ -54,8 +69,13 @@ class Connection(HttpToolsProtocol):
         # Heads, trailers and the extensions of chunks: the application bounds nothing but bodies.
         if self._bytes_outside_bodies > HEAD_MAX_BYTES and not self.transport.is_closing():
             self._refuse(TooLarge("The head of the request is too long: at most 32,768 bytes."))
+        elif self._late is None and (self.cycle is None or self.cycle.response_complete):  # type: ignore[redundant-expr]
+            # Bytes that begin no request, such as empty lines: they ended uvicorn's patience with an idle client.
+            self._begin_waiting()
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= PIPELINE_MAX:
+            raise InvalidRequest  # the parser stops, and the client gets send_400_response
         super().on_message_begin()
         self._begin_waiting()
 
@@ -102,3 +122,13 @@ class Connection(HttpToolsProtocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+
+def connection_class(places: Places) -> type[Connection]:
+    """Make the protocol class of one server: uvicorn makes the connections, and gives them nothing of ours."""
+
+    class BoundedConnection(Connection):
+        pass
+
+    BoundedConnection.places = places
+    return BoundedConnection

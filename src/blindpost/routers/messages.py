@@ -19,9 +19,10 @@ from blindpost.errors import (
     TooManyWaiting,
 )
 from blindpost.protocol.limits import PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
+from blindpost.routers.addresses import is_loopback
 from blindpost.routers.contacts import UUID_CHARS, comma_separated_ids
 from blindpost.routers.problems import responses
-from blindpost.routers.security import CurrentCaller
+from blindpost.routers.security import CurrentCaller, address_of
 from blindpost.routers.strict import StrictRoute
 from blindpost.services.messages import MessageService
 from blindpost.services.models.messages import (
@@ -68,7 +69,7 @@ async def poll(
     limit: Limit = PAGE_DEFAULT,
 ) -> PollAnswer:
     """Read what there is, or wait for it: messages, deliveries of one's own, changes among the contacts."""
-    return await _while_connected(request, messages.poll(caller, timeout, limit))
+    return await _while_connected(request, messages.poll(caller, counted_address(request), timeout, limit))
 
 
 @router.post("/ack", responses=responses(NotAuthenticated, TooLarge, Overloaded, OutcomeUnknown, ShuttingDown))
@@ -90,6 +91,13 @@ async def status(
 ) -> dict[UUID, MessageStatus]:
     """Ask what became of messages that one sent."""
     return await messages.statuses(caller, comma_separated_ids(ids, PAGE_MAX))
+
+
+def counted_address(request: Request) -> str | None:
+    """Return whose address this waits from; none for the router's own machine, where proxies are."""
+    if request.client is None or is_loopback(request.client.host):
+        return None
+    return address_of(request)
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -45,14 +45,14 @@ class MessageService:
             rows, has_more = await messages.inbox(connection, caller.user_id, limit)
         return MessagePage(**_page(rows, has_more=has_more))
 
-    async def poll(self, caller: Caller, timeout_s: float, limit: int) -> PollAnswer:
+    async def poll(self, caller: Caller, address: str | None, timeout_s: float, limit: int) -> PollAnswer:
         """Return what there is, or wait for it; raises TooManyWaiting, ShuttingDown, NotAuthenticated.
 
         The subscription comes before the first read: news between the two wakes the wait at once. No database
         connection is held while it waits, and a session that ends meanwhile is given nothing.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
-        with self._hub.subscribe(caller.user_id) as subscription:
+        with self._hub.subscribe(caller.user_id, address) as subscription:
             while True:
                 answer = await self._read(caller, limit)
                 remaining = deadline - asyncio.get_running_loop().time()
