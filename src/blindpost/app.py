@@ -24,6 +24,7 @@ from blindpost.core.database import Database
 from blindpost.core.hub import Hub
 from blindpost.core.limiter import Limiter
 from blindpost.core.pseudonyms import Pseudonyms
+from blindpost.core.quota import MailboxQuota
 from blindpost.core.repositories import messages
 from blindpost.core.tokens import Tokens
 from blindpost.core.writer import MessageWriter
@@ -76,6 +77,15 @@ class Components(Provider):
     @provide
     def writer(self, settings: Settings, database: Database) -> MessageWriter:
         return MessageWriter(database, require_contact=settings.require_contact)
+
+    @provide
+    def quota(self, settings: Settings, database: Database) -> MailboxQuota:
+        return MailboxQuota(
+            database,
+            messages_max=settings.mailbox_messages_max,
+            bytes_max=settings.mailbox_bytes_max,
+            require_contact=settings.require_contact,
+        )
 
     @provide
     def hub(self, settings: Settings, database: Database) -> Hub:

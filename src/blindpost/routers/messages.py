@@ -10,12 +10,14 @@ from dishka.integrations.fastapi import FromDishka
 from fastapi import APIRouter, Query, Request
 
 from blindpost.errors import (
+    MailboxFull,
     NotAContact,
     NotAuthenticated,
     OutcomeUnknown,
     Overloaded,
     ShuttingDown,
     TooLarge,
+    TooManyRequests,
     TooManyWaiting,
 )
 from blindpost.protocol.limits import PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
@@ -45,7 +47,10 @@ Result = TypeVar("Result")
 @router.post(
     "/send",
     status_code=201,
-    responses=responses(NotAuthenticated, NotAContact, TooLarge, Overloaded, OutcomeUnknown, ShuttingDown),
+    responses=responses(
+        *(NotAuthenticated, NotAContact, TooLarge, TooManyRequests, MailboxFull),
+        *(Overloaded, OutcomeUnknown, ShuttingDown),
+    ),
 )
 async def send(body: SendRequest, caller: CurrentCaller, messages: Messages) -> Sent:
     """Send a message; when this answers it is on disk."""

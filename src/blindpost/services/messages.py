@@ -6,9 +6,10 @@ from uuid import UUID
 
 from blindpost.core.database import Database
 from blindpost.core.hub import Hub
+from blindpost.core.quota import MailboxQuota
 from blindpost.core.repositories import messages
-from blindpost.core.writer import Ack, MessageWriter, NewMessage
-from blindpost.errors import NotAuthenticated, Unavailable
+from blindpost.core.writer import Ack, MessageWriter, NewMessage, Stored
+from blindpost.errors import MailboxFull, NotAuthenticated, Unavailable
 from blindpost.protocol.limits import PAGE_MAX
 from blindpost.services.caller import Caller
 from blindpost.services.models.messages import (
@@ -29,16 +30,35 @@ PURGE_BATCH = 1_000
 class MessageService:
     """Messages between contacts."""
 
-    def __init__(self, database: Database, writer: MessageWriter, hub: Hub) -> None:
+    def __init__(self, database: Database, writer: MessageWriter, hub: Hub, quota: MailboxQuota) -> None:
         self._database = database
         self._writer = writer
         self._hub = hub
+        self._quota = quota
 
     async def send(self, caller: Caller, request: SendRequest) -> Sent:
-        """Store a message; it is on disk when this returns. Raises NotAContact, Unavailable and its kinds."""
+        """Store a message; it is on disk when this returns.
+
+        Raises NotAContact, MailboxFull, Unavailable and its kinds.
+        """
         message = NewMessage(caller.user_id, request.recipient_id, request.message, request.client_message_id)
-        stored = await self._writer.send(message)
+        stored = await self._store(message)
         return Sent(id=stored.id, timestamp=stored.timestamp)
+
+    async def _store(self, message: NewMessage) -> Stored:
+        try:
+            room = await self._quota.take(message.sender_id, message.recipient_id, len(message.message))
+        except MailboxFull:
+            # A repeat needs no room: that an answer was lost must not turn what is stored into a refusal.
+            if message.client_message_id is None:
+                raise
+            async with self._database.reading() as connection:
+                stored = await messages.stored(connection, message.sender_id, message.client_message_id)
+            if stored is None:
+                raise
+            return Stored(*stored)
+        with room:
+            return await self._writer.send(message)
 
     async def undelivered(self, caller: Caller, limit: int) -> MessagePage:
         async with self._database.reading() as connection:

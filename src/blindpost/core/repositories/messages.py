@@ -9,6 +9,7 @@ from sqlalchemy import (
     ARRAY,
     CompoundSelect,
     Select,
+    TextClause,
     Uuid,
     any_,
     bindparam,
@@ -39,6 +40,15 @@ class MessageRow(NamedTuple):
     message: bytes
     timestamp: datetime
     is_delivered: bool
+
+
+class Waiting(NamedTuple):
+    """How much waits for one person, and how much of it is one sender's."""
+
+    messages: int
+    bytes: int
+    own_messages: int
+    own_bytes: int
 
 
 class News(NamedTuple):
@@ -77,10 +87,36 @@ def _news_statement() -> Select[bool, bool]:
     )
 
 
+_CONTACT: Final = """
+    SELECT c.id FROM contact_requests c
+    WHERE LEAST(c.sender_id, c.receiver_id) = LEAST(:sender_id, :recipient_id)
+    AND GREATEST(c.sender_id, c.receiver_id) = GREATEST(:sender_id, :recipient_id)
+    AND c.status = 'accepted'
+"""
+_ANYBODY: Final = "SELECT u.id FROM users u WHERE u.id = :recipient_id"
+
+
+def _waiting_statement(rule: str) -> TextClause:
+    """Count for one whom the writer would let write, by the same rule; for anybody else there is no row.
+
+    The count hangs on the row of the rule (LATERAL): for a stranger nothing is counted, not even in vain. Of a large
+    message only the size is read, which stands in its row.
+    """
+    counted = """
+        SELECT count(*) AS messages, coalesce(sum(octet_length(message)), 0) AS bytes,
+            count(*) FILTER (WHERE sender_id = :sender_id) AS own_messages,
+            coalesce(sum(octet_length(message)) FILTER (WHERE sender_id = :sender_id), 0) AS own_bytes
+        FROM messages WHERE recipient_id = :recipient_id AND allowed.id IS NOT NULL
+    """
+    statement = text(f"SELECT counted.* FROM ({rule}) AS allowed CROSS JOIN LATERAL ({counted}) AS counted")  # noqa: S608 - constants of this program
+    return statement.bindparams(bindparam("sender_id", type_=Uuid), bindparam("recipient_id", type_=Uuid))
+
+
 # Every poll runs these two. Built once, they are also compiled and prepared once: building them for each call took
 # longer than running them.
 _INBOX: Final = _inbox_statement()
 _NEWS: Final = _news_statement()
+_WAITING: Final = {True: _waiting_statement(_CONTACT), False: _waiting_statement(_ANYBODY)}
 
 
 async def inbox(tx: AsyncConnection, user_id: UUID, limit: int) -> tuple[list[MessageRow], bool]:
@@ -133,6 +169,22 @@ async def take_contacts_changed(tx: AsyncConnection, user_id: UUID, session_id: 
         .returning(sessions.c.id)
     )
     return (await tx.execute(statement)).first() is not None
+
+
+async def waiting(tx: AsyncConnection, sender_id: UUID, recipient_id: UUID, *, require_contact: bool) -> Waiting | None:
+    """Count what waits for the recipient; None if the sender may not write to them."""
+    values = {"sender_id": sender_id, "recipient_id": recipient_id}
+    row = (await tx.execute(_WAITING[require_contact], values)).first()
+    return Waiting(*row) if row else None
+
+
+async def stored(tx: AsyncConnection, sender_id: UUID, client_message_id: UUID) -> tuple[UUID, datetime] | None:
+    """Find what a sender stored under an id of their own."""
+    statement = select(messages.c.id, messages.c.timestamp).where(
+        messages.c.sender_id == sender_id, messages.c.client_message_id == client_message_id
+    )
+    row = (await tx.execute(statement)).first()
+    return (row.id, row.timestamp) if row else None
 
 
 async def with_news(tx: AsyncConnection, user_ids: Iterable[UUID]) -> list[UUID]:
