@@ -4,16 +4,30 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 import redis.asyncio
+from limits import RateLimitItemPerMinute
 from starlette.requests import Request
 
 from blindpost.app import Running
 from blindpost.core.embedded import EmbeddedStores, StoreUrls
-from blindpost.core.limiter import CHALLENGE, LOGIN, LOGIN_ONE_NAME, PROVE, REGISTER, SEARCH, Limit
+from blindpost.core.limiter import (
+    CHALLENGE,
+    CONTACT_REQUEST,
+    LEASE,
+    LOGIN,
+    LOGIN_ONE_NAME,
+    PROVE,
+    REGISTER,
+    SEARCH,
+    USERS_BY_IDS,
+    Limit,
+)
 from blindpost.routers.security import address_of
+from blindpost.services import messages
 from checks import client_of, refusal, success
 from support import Person, Signed, b64, new_key, running_in_thread, settings_for, sign, unique_name
 
@@ -71,9 +85,9 @@ async def exhaust(limit: Limit, call: Call) -> httpx.Response:
     raise AssertionError("never refused")
 
 
-def demand_wait(answer: httpx.Response) -> None:
+def demand_wait(answer: httpx.Response, most: int = 60) -> None:
     refusal(answer, 429, "too_many_requests")
-    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert 1 <= int(answer.headers["Retry-After"]) <= most
 
 
 async def bad_login(http: httpx.AsyncClient, name: str) -> httpx.Response:
@@ -123,6 +137,37 @@ async def test_searches_are_limited_by_account_wherever_it_is(
     moved = alice.at(elsewhere)
     demand_wait(await moved.get("/contacts/search-users", username="abd"))
     success(await bob.get("/contacts/search-users", username="abc"))
+
+
+async def test_contact_requests_are_limited_by_account_and_day(http: httpx.AsyncClient) -> None:
+    alice, bob = await (await Person(http).register()).login(), await (await Person(http).register()).login()
+
+    def ask() -> Awaitable[httpx.Response]:
+        return alice.post("/contacts/send-contact-request", receiver_id=str(uuid4()))
+
+    demand_wait(await exhaust(CONTACT_REQUEST, ask), 86_400)
+    refusal(await bob.post("/contacts/send-contact-request", receiver_id=str(uuid4())), 404)
+
+
+async def test_reading_people_by_id_is_limited_by_account(http: httpx.AsyncClient) -> None:
+    alice = await (await Person(http).register()).login()
+    demand_wait(await exhaust(USERS_BY_IDS, lambda: alice.get("/contacts/users-by-ids", users_ids=alice.id)))
+
+
+@pytest.mark.parametrize(("name", "others_too"), [("SEND", True), ("SEND_PAIR", False)])
+async def test_messages_are_limited_by_account_and_by_pair(
+    http: httpx.AsyncClient, name: str, *, others_too: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = Limit(f"test-{name}", RateLimitItemPerMinute(LEASE))
+    monkeypatch.setattr(messages, name, limit)
+    alice, bob = await (await Person(http).register()).login(), Person(http, id=str(uuid4()))
+    answers = [await alice.send(bob) for _ in range(2 * LEASE + 1)]
+    assert [answer.status_code for answer in answers] == [403] * 2 * LEASE + [429]
+    demand_wait(answers[-1])
+    other = await alice.send(Person(http, id=str(uuid4())))
+    assert other.status_code == (429 if others_too else 403)
+    moved = await (await Person(http).register()).login()
+    refusal(await moved.send(bob), 403)
 
 
 async def test_tries_at_a_signature_with_a_stolen_token_are_limited(http: httpx.AsyncClient) -> None:

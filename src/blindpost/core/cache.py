@@ -7,6 +7,8 @@ Nothing here must survive a loss of it, and nothing here names anybody: keys and
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from math import ceil
+from time import time
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -141,12 +143,13 @@ class Cache:
                     pipe.set(_session(session_id), ENDED, ex=2 * SESSION_MEMORY_S)
                 await pipe.execute()
 
-    async def hit(self, limit: RateLimitItem, *whom: str) -> int | None:
-        """Count one against a limit; returns None, or how many seconds to wait."""
+    async def hit(self, limit: RateLimitItem, *whom: str, cost: int = 1) -> int | None:
+        """Count against a limit; returns None, or after how many seconds there may be room again."""
         with _failing_closed():
-            if await self._limiter.hit(limit, *whom):
+            if await self._limiter.hit(limit, *whom, cost=cost):
                 return None
-            return limit.get_expiry()
+            freed_at = (await self._limiter.get_window_stats(limit, *whom)).reset_time
+            return min(max(1, ceil(freed_at - time())), limit.get_expiry())
 
 
 def _session(session_id: UUID) -> bytes:

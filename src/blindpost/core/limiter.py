@@ -1,8 +1,16 @@
-"""Rate limits, counted in Redis under pseudonyms: no address or name is kept there."""
+"""Rate limits, counted in Redis under pseudonyms: no address or name is kept there.
 
+`hit` asks Redis each time; it is for what is rare or dear. `spend` is for what is done all the time: the process
+gives credit, and settles with Redis after every LEASE of them, so that it costs an ordinary request nothing.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from math import ceil
 from typing import Final, NamedTuple
 
-from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
 
 from blindpost.core.cache import Cache
 from blindpost.core.pseudonyms import Pseudonyms
@@ -22,23 +30,84 @@ LOGIN: Final = Limit("login", RateLimitItemPerMinute(120))
 LOGIN_ONE_NAME: Final = Limit("login-name", RateLimitItemPerMinute(20))
 SEARCH: Final = Limit("search", RateLimitItemPerMinute(60))
 SEARCH_ADDRESS: Final = Limit("search-address", RateLimitItemPerMinute(240))
-CONTACT_REQUEST: Final = Limit("contact-request", RateLimitItemPerHour(100))
+CONTACT_REQUEST: Final = Limit("contact-request", RateLimitItemPerDay(100))
 PROVE: Final = Limit("prove", RateLimitItemPerMinute(10))
+
+# These are spent, and each is a multiple of LEASE.
+PUBLIC_KEYS: Final = Limit("public-keys", RateLimitItemPerMinute(600))
+USERS_BY_IDS: Final = Limit("users-by-ids", RateLimitItemPerMinute(600))
+SEND: Final = Limit("send", RateLimitItemPerMinute(6_000))
+SEND_PAIR: Final = Limit("send-pair", RateLimitItemPerMinute(3_000))
+REQUEST: Final = Limit("request", RateLimitItemPerMinute(12_000))
+
+LEASE: Final = 30
+"""How many are spent between two questions to Redis. Each process can let as many more pass in each window."""
+LEASES_MAX: Final = 32_768
+"""Whoever is forgotten to make room for another has their credit again: a LEASE of it."""
+
+
+class _Lease:
+    """What one caller may spend of one limit in this process before Redis is asked."""
+
+    __slots__ = ("ends", "left", "refused_until")
+
+    def __init__(self, ends: float) -> None:
+        self.left = LEASE
+        self.ends = ends
+        self.refused_until = 0.0
 
 
 class Limiter:
     """Counts by address, and by account, under pseudonyms that change every day."""
 
-    def __init__(self, cache: Cache, pseudonyms: Pseudonyms, *, is_on: bool) -> None:
+    def __init__(
+        self, cache: Cache, pseudonyms: Pseudonyms, *, is_on: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._cache = cache
         self._pseudonyms = pseudonyms
         self._is_on = is_on
+        self._clock = clock
+        self._leases: OrderedDict[tuple[str, ...], _Lease] = OrderedDict()
 
     async def hit(self, limit: Limit, *whom: str) -> None:
         """Count one; raises TooManyRequests with the seconds to wait, or Unavailable if it cannot count."""
+        if self._is_on and (wait := await self._count(limit, whom, 1)) is not None:
+            raise TooManyRequests(retry_after=wait)
+
+    async def spend(self, limit: Limit, *whom: str) -> None:
+        """Count one, mostly without asking anybody; raises TooManyRequests, or Unavailable if it cannot count."""
         if not self._is_on:
             return
-        pseudonym = await self._pseudonyms.of(*whom)
-        wait = await self._cache.hit(limit.rate, limit.purpose, pseudonym.hex())
+        now = self._clock()
+        lease = self._lease_of(limit, whom, now)
+        if now < lease.refused_until:
+            raise TooManyRequests(retry_after=ceil(lease.refused_until - now))
+        lease.left -= 1
+        if lease.left < 0:
+            await self._renew(lease, limit, whom)
+
+    def _lease_of(self, limit: Limit, whom: tuple[str, ...], now: float) -> _Lease:
+        key = (limit.purpose, *whom)
+        lease = self._leases.get(key)
+        if lease is None or now >= max(lease.ends, lease.refused_until):
+            lease = self._leases[key] = _Lease(now + limit.rate.get_expiry())
+            if len(self._leases) > LEASES_MAX:
+                self._leases.popitem(last=False)
+        return lease
+
+    async def _renew(self, lease: _Lease, limit: Limit, whom: tuple[str, ...]) -> None:
+        """Settle for what was spent. Those who come meanwhile spend of the next lease, and do not ask too."""
+        lease.left += LEASE
+        try:
+            wait = await self._count(limit, whom, LEASE)
+        except BaseException:
+            lease.left = 0  # not settled: the next one asks again
+            raise
         if wait is not None:
+            lease.left = 0
+            lease.refused_until = self._clock() + wait
             raise TooManyRequests(retry_after=wait)
+
+    async def _count(self, limit: Limit, whom: tuple[str, ...], cost: int) -> int | None:
+        pseudonym = await self._pseudonyms.of(*whom)
+        return await self._cache.hit(limit.rate, limit.purpose, pseudonym.hex(), cost=cost)

@@ -6,7 +6,7 @@ from uuid import UUID
 from dishka.integrations.fastapi import FromDishka
 from fastapi import APIRouter, Depends, Query
 
-from blindpost.core.limiter import CONTACT_REQUEST, SEARCH, SEARCH_ADDRESS
+from blindpost.core.limiter import CONTACT_REQUEST, SEARCH, SEARCH_ADDRESS, USERS_BY_IDS, Limiter
 from blindpost.errors import (
     Conflict,
     ContactRequestExists,
@@ -65,7 +65,7 @@ async def search_users(
     return await contacts.search(caller, username)
 
 
-@router.get("/users-by-ids", responses=responses(NotAuthenticated))
+@router.get("/users-by-ids", responses=responses(NotAuthenticated, TooManyRequests))
 async def users_by_ids(
     users_ids: Annotated[
         str,
@@ -77,8 +77,10 @@ async def users_by_ids(
     ],
     caller: CurrentCaller,
     contacts: Contacts,
+    limiter: FromDishka[Limiter],
 ) -> list[UserSummary]:
     """Read people by id; those that do not exist are left out."""
+    await limiter.spend(USERS_BY_IDS, str(caller.user_id))
     return await contacts.users_by_ids(caller, comma_separated_ids(users_ids, USER_IDS_MAX))
 
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from blindpost.core.database import Database
 from blindpost.core.hub import Hub
+from blindpost.core.limiter import SEND, SEND_PAIR, Limiter
 from blindpost.core.quota import MailboxQuota
 from blindpost.core.repositories import messages
 from blindpost.core.writer import Ack, MessageWriter, NewMessage, Stored
@@ -30,17 +31,23 @@ PURGE_BATCH = 1_000
 class MessageService:
     """Messages between contacts."""
 
-    def __init__(self, database: Database, writer: MessageWriter, hub: Hub, quota: MailboxQuota) -> None:
+    def __init__(
+        self, database: Database, writer: MessageWriter, hub: Hub, quota: MailboxQuota, limiter: Limiter
+    ) -> None:
         self._database = database
         self._writer = writer
         self._hub = hub
         self._quota = quota
+        self._limiter = limiter
 
     async def send(self, caller: Caller, request: SendRequest) -> Sent:
         """Store a message; it is on disk when this returns.
 
-        Raises NotAContact, MailboxFull, Unavailable and its kinds.
+        Raises NotAContact, MailboxFull, TooManyRequests, Unavailable and its kinds.
         """
+        sender, recipient = str(caller.user_id), str(request.recipient_id)
+        await self._limiter.spend(SEND, sender)
+        await self._limiter.spend(SEND_PAIR, sender, recipient)
         message = NewMessage(caller.user_id, request.recipient_id, request.message, request.client_message_id)
         stored = await self._store(message)
         return Sent(id=stored.id, timestamp=stored.timestamp)
