@@ -111,8 +111,8 @@ class Components(Provider):
         return Audit(database, pseudonyms, settings.data_dir, settings.audit_days)
 
     @provide
-    def limiter(self, settings: Settings, cache: Cache, pseudonyms: Pseudonyms) -> Limiter:
-        return Limiter(cache, pseudonyms, is_on=settings.rate_limits is Switch.ON)
+    def limiter(self, settings: Settings, cache: Cache, pseudonyms: Pseudonyms, audit: Audit) -> Limiter:
+        return Limiter(cache, pseudonyms, audit, is_on=settings.rate_limits is Switch.ON)
 
     @provide
     def auth(self, settings: Settings, database: Database, cache: Cache, tokens: Tokens, audit: Audit) -> AuthService:

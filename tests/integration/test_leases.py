@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -9,6 +10,7 @@ import pytest
 from limits import RateLimitItemPerMinute
 
 from blindpost.core import limiter as limiter_module
+from blindpost.core.audit import Audit
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database
 from blindpost.core.embedded import StoreUrls
@@ -39,11 +41,17 @@ class Clock:
 
 
 @pytest.fixture
-async def pseudonyms(stores: StoreUrls) -> AsyncIterator[Pseudonyms]:
+async def audit(stores: StoreUrls, tmp_path: Path) -> AsyncIterator[Audit]:
+    """An audit that is never written: what matters here is what is counted."""
     assert stores.database_url
     async with Database(stores.database_url, pool_size=1) as database:
         await database.migrate()
-        yield Pseudonyms(database)
+        yield Audit(database, Pseudonyms(database), tmp_path, keep_days=7)
+
+
+@pytest.fixture
+def pseudonyms(audit: Audit) -> Pseudonyms:
+    return audit._pseudonyms
 
 
 @pytest.fixture
@@ -65,8 +73,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def limiter(cache: CountedCache, pseudonyms: Pseudonyms, clock: Clock) -> Limiter:
-    return Limiter(cache, pseudonyms, is_on=True, clock=clock)
+def limiter(cache: CountedCache, pseudonyms: Pseudonyms, audit: Audit, clock: Clock) -> Limiter:
+    return Limiter(cache, pseudonyms, audit, is_on=True, clock=clock)
 
 
 async def spend(limiter: Limiter, limit: Limit, whom: str = "alice", most: int = 10 * AMOUNT) -> int:
@@ -105,9 +113,9 @@ async def test_one_caller_spends_nothing_of_another_s(limiter: Limiter, limit: L
 
 
 async def test_nodes_spend_of_one_limit_and_each_of_its_own_credit(
-    cache: CountedCache, pseudonyms: Pseudonyms, limit: Limit
+    cache: CountedCache, pseudonyms: Pseudonyms, audit: Audit, limit: Limit
 ) -> None:
-    nodes = [Limiter(cache, pseudonyms, is_on=True) for _ in range(3)]
+    nodes = [Limiter(cache, pseudonyms, audit, is_on=True) for _ in range(3)]
     passed = sum([await spend(node, limit) for node in nodes])
     assert passed == AMOUNT + len(nodes) * LEASE
 
@@ -134,9 +142,9 @@ async def test_of_many_at_once_one_asks_redis(limiter: Limiter, limit: Limit, ca
     assert cache.asked == 1
 
 
-async def test_without_redis_no_more_pass_than_a_lease(pseudonyms: Pseudonyms, limit: Limit) -> None:
+async def test_without_redis_no_more_pass_than_a_lease(pseudonyms: Pseudonyms, audit: Audit, limit: Limit) -> None:
     gone = Cache("redis://127.0.0.1:1/0")
-    limiter = Limiter(gone, pseudonyms, is_on=True)
+    limiter = Limiter(gone, pseudonyms, audit, is_on=True)
     assert await spend(limiter, limit, most=LEASE) == LEASE
     for _ in range(3):
         with pytest.raises(Unavailable):
@@ -144,8 +152,8 @@ async def test_without_redis_no_more_pass_than_a_lease(pseudonyms: Pseudonyms, l
     await gone.close()
 
 
-async def test_off_is_off(cache: CountedCache, pseudonyms: Pseudonyms, limit: Limit) -> None:
-    off = Limiter(cache, pseudonyms, is_on=False)
+async def test_off_is_off(cache: CountedCache, pseudonyms: Pseudonyms, audit: Audit, limit: Limit) -> None:
+    off = Limiter(cache, pseudonyms, audit, is_on=False)
     assert await spend(off, limit, most=2 * AMOUNT) == 2 * AMOUNT
     assert cache.asked == 0
 

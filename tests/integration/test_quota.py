@@ -64,7 +64,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def through(http: httpx.AsyncClient, someone: Person) -> Person:
-    return Person(http, someone.name, someone.ecdsa, someone.ecdh, someone.id, someone.token)
+    return someone.at(http)
 
 
 async def friends_of(bob: Person, count: int) -> list[Person]:

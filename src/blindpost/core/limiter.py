@@ -8,10 +8,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from math import ceil
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
 
+from blindpost.core.audit import Audit, Event
 from blindpost.core.cache import Cache
 from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.errors import TooManyRequests
@@ -22,23 +23,25 @@ class Limit(NamedTuple):
 
     purpose: str
     rate: RateLimitItem
+    by_address: bool = False
+    """Whether an address is counted, or else an account."""
 
 
-REGISTER: Final = Limit("register", RateLimitItemPerMinute(60))
-CHALLENGE: Final = Limit("challenge", RateLimitItemPerMinute(240))
-LOGIN: Final = Limit("login", RateLimitItemPerMinute(120))
-LOGIN_ONE_NAME: Final = Limit("login-name", RateLimitItemPerMinute(20))
+REGISTER: Final = Limit("register", RateLimitItemPerMinute(60), by_address=True)
+CHALLENGE: Final = Limit("challenge", RateLimitItemPerMinute(240), by_address=True)
+LOGIN: Final = Limit("login", RateLimitItemPerMinute(120), by_address=True)
+LOGIN_ONE_NAME: Final = Limit("login-name", RateLimitItemPerMinute(20), by_address=True)
 SEARCH: Final = Limit("search", RateLimitItemPerMinute(60))
-SEARCH_ADDRESS: Final = Limit("search-address", RateLimitItemPerMinute(240))
+SEARCH_ADDRESS: Final = Limit("search-address", RateLimitItemPerMinute(240), by_address=True)
 CONTACT_REQUEST: Final = Limit("contact-request", RateLimitItemPerDay(100))
 PROVE: Final = Limit("prove", RateLimitItemPerMinute(10))
 
 # These are spent, and each is a multiple of LEASE.
 PUBLIC_KEYS: Final = Limit("public-keys", RateLimitItemPerMinute(600))
 USERS_BY_IDS: Final = Limit("users-by-ids", RateLimitItemPerMinute(600))
-SEND: Final = Limit("send", RateLimitItemPerMinute(6_000))
-SEND_PAIR: Final = Limit("send-pair", RateLimitItemPerMinute(3_000))
-REQUEST: Final = Limit("request", RateLimitItemPerMinute(12_000))
+SEND: Final = Limit("send", RateLimitItemPerMinute(24_000))
+SEND_PAIR: Final = Limit("send-pair", RateLimitItemPerMinute(12_000))
+REQUEST: Final = Limit("request", RateLimitItemPerMinute(60_000))
 
 LEASE: Final = 30
 """How many are spent between two questions to Redis. Each process can let as many more pass in each window."""
@@ -61,10 +64,17 @@ class Limiter:
     """Counts by address, and by account, under pseudonyms that change every day."""
 
     def __init__(
-        self, cache: Cache, pseudonyms: Pseudonyms, *, is_on: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        cache: Cache,
+        pseudonyms: Pseudonyms,
+        audit: Audit,
+        *,
+        is_on: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cache = cache
         self._pseudonyms = pseudonyms
+        self._audit = audit
         self._is_on = is_on
         self._clock = clock
         self._leases: OrderedDict[tuple[str, ...], _Lease] = OrderedDict()
@@ -72,7 +82,7 @@ class Limiter:
     async def hit(self, limit: Limit, *whom: str) -> None:
         """Count one; raises TooManyRequests with the seconds to wait, or Unavailable if it cannot count."""
         if self._is_on and (wait := await self._count(limit, whom, 1)) is not None:
-            raise TooManyRequests(retry_after=wait)
+            self._refuse(limit, whom, wait)
 
     async def spend(self, limit: Limit, *whom: str) -> None:
         """Count one, mostly without asking anybody; raises TooManyRequests, or Unavailable if it cannot count."""
@@ -81,7 +91,7 @@ class Limiter:
         now = self._clock()
         lease = self._lease_of(limit, whom, now)
         if now < lease.refused_until:
-            raise TooManyRequests(retry_after=ceil(lease.refused_until - now))
+            self._refuse(limit, whom, ceil(lease.refused_until - now))
         lease.left -= 1
         if lease.left < 0:
             await self._renew(lease, limit, whom)
@@ -106,7 +116,12 @@ class Limiter:
         if wait is not None:
             lease.left = 0
             lease.refused_until = self._clock() + wait
-            raise TooManyRequests(retry_after=wait)
+            self._refuse(limit, whom, wait)
+
+    def _refuse(self, limit: Limit, whom: tuple[str, ...], wait_s: int) -> NoReturn:
+        who = {"address" if limit.by_address else "subject": whom[0]}
+        self._audit.note(Event.LIMIT_HIT, **who)
+        raise TooManyRequests(retry_after=wait_s)
 
     async def _count(self, limit: Limit, whom: tuple[str, ...], cost: int) -> int | None:
         pseudonym = await self._pseudonyms.of(*whom)

@@ -6,7 +6,7 @@ from uuid import UUID
 from dishka.integrations.fastapi import FromDishka
 from fastapi import APIRouter, Depends, Path, Request
 
-from blindpost.core.limiter import CHALLENGE, LOGIN, LOGIN_ONE_NAME, PROVE, REGISTER, Limiter
+from blindpost.core.limiter import CHALLENGE, LOGIN, LOGIN_ONE_NAME, PROVE, PUBLIC_KEYS, REGISTER, Limiter
 from blindpost.errors import (
     Conflict,
     InvalidKey,
@@ -108,8 +108,9 @@ async def end_session(session_id: UUID, caller: CurrentCaller, auth: Auth) -> Do
 
 
 @router.get("/public-keys/{user_id}", responses=responses(NotAuthenticated, UserNotFound))
-async def public_keys(user_id: UUID, _caller: CurrentCaller, auth: Auth) -> PublicKeys:
+async def public_keys(user_id: UUID, caller: CurrentCaller, auth: Auth, limiter: FromDishka[Limiter]) -> PublicKeys:
     """Read a user's public keys."""
+    await limiter.spend(PUBLIC_KEYS, str(caller.user_id))
     return await auth.public_keys(user_id)
 
 

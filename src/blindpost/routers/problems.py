@@ -19,6 +19,7 @@ from blindpost.errors import (
     NotFound,
     Problem,
     TooLarge,
+    TooManyRequests,
     Unavailable,
 )
 from blindpost.protocol import dpop
@@ -71,7 +72,7 @@ def _challenge(problem: NotAuthenticated) -> str:
 def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
     """Document a route's errors, those that any route can have included."""
     by_status: dict[int, dict[str, type[Problem]]] = defaultdict(dict)
-    signed = (InvalidProof,) if NotAuthenticated in problems else ()
+    signed = (InvalidProof, TooManyRequests) if NotAuthenticated in problems else ()
     for problem in ALWAYS + problems + signed:
         by_status[problem.status][problem.code] = problem
     return {

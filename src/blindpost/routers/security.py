@@ -1,18 +1,16 @@
 """Who calls, and how often: the session and the signature of a request, and the limits on those who have none."""
 
 from collections.abc import Awaitable, Callable
-from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Final
 
 from dishka.integrations.fastapi import FromDishka, inject
 from fastapi import Depends, Request, Security
 from fastapi.security.http import HTTPBase
 
-from blindpost.core.limiter import Limit, Limiter
+from blindpost.core.limiter import REQUEST, Limit, Limiter
+from blindpost.routers.addresses import group_of
 from blindpost.services.auth import AuthService
 from blindpost.services.caller import Caller, Credentials
-
-IPV6_HOST_BITS: Final = 64
 
 _SCHEME = HTTPBase(
     scheme="DPoP",
@@ -26,17 +24,7 @@ _BOUND: Final = {"dpop": True, "bearer": False}
 
 def address_of(request: Request) -> str:
     """Return the caller's address, an IPv6 one as its /64: one household has that many."""
-    if request.client is None:
-        return "local"
-    try:
-        address = ip_address(request.client.host)
-    except ValueError:
-        return request.client.host
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped:
-            return str(address.ipv4_mapped)
-        return str(int(address) >> IPV6_HOST_BITS)
-    return str(address)
+    return "local" if request.client is None else group_of(request.client.host)
 
 
 def limited(limit: Limit) -> Callable[..., Awaitable[None]]:
@@ -72,10 +60,15 @@ def _one(request: Request, name: str) -> str | None:
 
 @inject
 async def authenticate(
-    request: Request, auth: FromDishka[AuthService], _documented: Annotated[object, Security(_SCHEME)]
+    request: Request,
+    auth: FromDishka[AuthService],
+    limiter: FromDishka[Limiter],
+    _documented: Annotated[object, Security(_SCHEME)],
 ) -> Caller:
-    """Return who acts in this request; raises NotAuthenticated, InvalidProof."""
-    return await auth.authenticate(await credentials_of(request))
+    """Return who acts in this request; raises NotAuthenticated, InvalidProof, TooManyRequests."""
+    caller = await auth.authenticate(await credentials_of(request))
+    await limiter.spend(REQUEST, str(caller.user_id))
+    return caller
 
 
 CurrentCaller = Annotated[Caller, Depends(authenticate)]
