@@ -187,7 +187,7 @@ async def open_components(
         writing = asyncio.create_task(writer.run())
         others = [
             asyncio.create_task(each)
-            for each in (hub.run(), tokens.run(), purge_forever(database, settings.retry_window_s))
+            for each in (hub.run(), tokens.run(), cache.run(), purge_forever(database, settings.retry_window_s))
         ]
         auditing = asyncio.create_task(audit.run())
         for task in (writing, *others, auditing):

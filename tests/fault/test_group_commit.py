@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from blindpost.core.writer import GroupCommit
+from blindpost.core.group_commit import GroupCommit
 from blindpost.errors import (
     InternalFault,
     NotAContact,

@@ -4,12 +4,12 @@ Nothing here must survive a loss of it, and nothing here names anybody: keys and
 503 for whatever needs it: a check that cannot be made is a check that failed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from math import ceil
 from time import time
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
 from limits import RateLimitItem
@@ -20,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from blindpost.core.group_commit import GroupCommit
 from blindpost.errors import ConfigurationError, InvalidProof, StartError, Unavailable
 from blindpost.protocol import dpop
 
@@ -33,7 +34,7 @@ DIGEST_BYTES: Final = 16
 SINCE: Final = b"proof:since"
 """The Unix second before which it is not known which proofs were seen."""
 
-# Returns what is remembered of the session, behind 1; or 0 for a proof seen before, -1 for one that may have been.
+# For each proof: 1, or 0 for one seen before, -1 for one that may have been; and what is remembered of the session.
 # A Redis that lost its memory begins it with the next second: a proof from before could be one that it forgot.
 _SINCE: Final = """
 local now = tonumber(redis.call('TIME')[1])
@@ -44,12 +45,29 @@ if not since then
 end
 """
 _ADMIT: Final = f"""{_SINCE}
-if tonumber(ARGV[1]) < since then return {{-1}} end
-if not redis.call('SET', KEYS[2], '', 'NX', 'EX', ARGV[2]) then return {{0}} end
-return {{1, redis.call('GET', KEYS[3])}}
+local answers = {{}}
+for n = 1, #ARGV - 1 do
+    local state = 1
+    if tonumber(ARGV[n + 1]) < since then
+        state = -1
+    elseif not redis.call('SET', KEYS[2 * n], '', 'NX', 'EX', ARGV[1]) then
+        state = 0
+    end
+    answers[2 * n - 1] = state
+    answers[2 * n] = redis.call('GET', KEYS[2 * n + 1])
+end
+return answers
 """
 _WAIT: Final = f"{_SINCE} return since - now"
 _BEGIN: Final = "redis.call('SET', KEYS[1], redis.call('TIME')[1], 'NX')"
+
+
+class _Shown(NamedTuple):
+    """A proof and its session, as the keys of their memories."""
+
+    proof: bytes
+    session: bytes
+    issued_at: float
 
 
 class Cache:
@@ -72,11 +90,13 @@ class Cache:
             ) from None
         self._redis: Redis = Redis.from_pool(pool)
         self._admit = self._redis.register_script(_ADMIT)
+        self._admissions: GroupCommit[_Shown, tuple[int, bytes | None]] = GroupCommit(self._flush_admissions)
         self._wait = self._redis.register_script(_WAIT)
         storage = RedisStorage("async+redis://", implementation="redispy", connection_pool=cast("str", pool))
         self._limiter = SlidingWindowCounterRateLimiter(storage)
 
     async def close(self) -> None:
+        self._admissions.close()
         await self._redis.aclose()
 
     async def ping(self) -> None:
@@ -121,14 +141,23 @@ class Cache:
 
         Raises InvalidProof for one that was seen, Unavailable for one that a Redis which lost its memory may have seen.
         """
-        keys = [SINCE, b"proof:" + _digest(proof.thumbprint.encode(), proof.id.encode()), _session(session_id)]
-        with _failing_closed():
-            answer = await self._admit(keys=keys, args=[proof.issued_at, dpop.LIFETIME_S])
-        if answer[0] < 0:
+        key = b"proof:" + _digest(proof.thumbprint.encode(), proof.id.encode())
+        taken, state = await self._admissions.submit(_Shown(key, _session(session_id), proof.issued_at))
+        if taken < 0:
             raise Unavailable(retry_after=1)
-        if answer[0] == 0:
+        if taken == 0:
             raise InvalidProof("This proof was used before: sign each request anew.")
-        return _is_open(answer[1], session_id, user_id)
+        return _is_open(state, session_id, user_id)
+
+    async def run(self) -> None:
+        """Ask for admission, of many requests at once, until closed."""
+        await self._admissions.run()
+
+    async def _flush_admissions(self, batch: Sequence[_Shown]) -> Sequence[tuple[int, bytes | None]]:
+        keys = [SINCE, *(key for each in batch for key in (each.proof, each.session))]
+        with _failing_closed():
+            answers = await self._admit(keys=keys, args=[dpop.LIFETIME_S, *(each.issued_at for each in batch)])
+        return list(zip(answers[::2], answers[1::2], strict=True))
 
     async def remember_open(self, session_id: UUID, user_id: UUID) -> None:
         """Remember that PostgreSQL has the session of this user; never over a memory that it ended (NX)."""

@@ -1,109 +1,25 @@
-"""Group commit: what arrives while one flush runs is written by the next, in one statement and one commit.
+"""What writes messages and acknowledgements: in batches, each one statement and one commit.
 
 A commit that carries a NOTIFY holds one lock of the whole PostgreSQL cluster, so one commit per message would be
-a ceiling for everybody; a batch of fifty pays it once. Nobody waits for a timer: a lone message is flushed at once.
-
-Two kinds of failure: a flush fails, and those who wait for it are told; or the loop stops, and all are told.
+a ceiling for everybody; a batch of fifty pays it once.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
 
 from blindpost.core.database import LOSSES, Database
+from blindpost.core.group_commit import GroupCommit
 from blindpost.core.hub import CHANNEL, NOTIFY_IDS_MAX
-from blindpost.errors import InternalFault, NotAContact, OutcomeUnknown, Overloaded, Problem, ShuttingDown, Unavailable
+from blindpost.errors import InternalFault, NotAContact, OutcomeUnknown, Problem, Unavailable
 from blindpost.telemetry import BATCH_SIZE, log_fault
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-BATCH_MAX: Final = 256
-CAPACITY: Final = 2_048
-"""Items that may wait; with messages of the largest size this is 128 MiB."""
-
-
-class GroupCommit(Generic[Item, Result]):
-    """A bounded queue in front of one flush at a time; every item gets its own answer."""
-
-    def __init__(
-        self,
-        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Problem]]],
-        *,
-        capacity: int = CAPACITY,
-        batch_max: int = BATCH_MAX,
-    ) -> None:
-        self._flush = flush
-        self._capacity = capacity
-        self._batch_max = batch_max
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._arrived = asyncio.Event()
-        self._closing = False
-
-    async def submit(self, item: Item) -> Result:
-        """Return the item's own result, when it is durable; raises Overloaded, ShuttingDown or what flush gave.
-
-        A caller who is cancelled stops waiting; the item is written all the same.
-        """
-        if self._closing:
-            raise ShuttingDown
-        if len(self._waiting) >= self._capacity:
-            raise Overloaded
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
-        self._arrived.set()
-        return await future
-
-    async def run(self) -> None:
-        """Flush until closed and empty; cancelling it answers ShuttingDown to all who wait."""
-        try:
-            while not (self._closing and not self._waiting):
-                await self._arrived.wait()
-                while self._waiting:
-                    count = min(len(self._waiting), self._batch_max)
-                    await self._flush_batch([self._waiting.popleft() for _ in range(count)])
-                if not self._closing:
-                    self._arrived.clear()
-        finally:
-            self._closing = True
-            for _, future in self._waiting:
-                _answer(future, ShuttingDown())
-
-    def close(self) -> None:
-        """Take no more, and let `run` end when all that was taken is written."""
-        self._closing = True
-        self._arrived.set()
-
-    async def _flush_batch(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
-        results: Sequence[Result | Problem]
-        try:
-            results = await self._flush([item for item, _ in batch])
-        except Problem as problem:
-            results = [problem] * len(batch)
-        except asyncio.CancelledError:
-            for _, future in batch:
-                _answer(future, OutcomeUnknown())
-            raise
-        except Exception as error:  # noqa: BLE001 - the loop must outlive any one batch
-            log_fault("writer_flush_failed", error)
-            results = [InternalFault()] * len(batch)
-        for (_, future), result in zip(batch, results, strict=True):
-            _answer(future, result)
-
-
-def _answer(future: "asyncio.Future[Result]", result: Result | Problem) -> None:
-    if future.done():  # the caller went away
-        return
-    if isinstance(result, Problem):
-        # A fresh one each: a shared exception would gather the tracebacks of all who wait.
-        future.set_exception(type(result)())
-    else:
-        future.set_result(result)
 
 
 class NewMessage(NamedTuple):
