@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import prometheus_client
 import uvicorn
@@ -35,13 +35,15 @@ from blindpost.routers import health as health_router
 from blindpost.routers import messages as messages_router
 from blindpost.routers import problems
 from blindpost.routers.addresses import Places, read_networks
-from blindpost.routers.connection import connection_class
+from blindpost.routers.connection import Connection, connection_class
+from blindpost.routers.listener import TlsListener
 from blindpost.routers.middleware import Gate
 from blindpost.services.auth import AuthService
 from blindpost.services.contacts import ContactService
 from blindpost.services.messages import MessageService, purge_forever
 from blindpost.services.models.common import Problem
 from blindpost.telemetry import log_fault, registry
+from blindpost.tls import HSTS, Certificate, certificate_of, check_transport
 
 LISTEN_BACKLOG: Final = 4_096
 DRAIN_S: Final = 4
@@ -237,6 +239,8 @@ class Running:
 @asynccontextmanager
 async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Running]:
     """Serve HTTP inside the block; raises ConfigurationError. Signals are the caller's business."""
+    check_transport(settings)
+    certificate = certificate_of(settings)
     _allow_many_files()
     places = Places(settings.connections_per_address_max, read_networks(settings.trusted_proxies))
     listener = _bind(settings.host, settings.port)
@@ -259,22 +263,70 @@ async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Run
                     forwarded_allow_ips=settings.trusted_proxies,
                     timeout_keep_alive=75,
                     timeout_graceful_shutdown=DRAIN_S,
-                )
+                    headers=_headers(settings),
+                ),
+                certificate,
             )
             with _metrics(settings) as metrics:
-                serving = asyncio.create_task(server.serve(sockets=[listener]))
-                serving.add_done_callback(partial(_report, failed))
-                try:
-                    yield Running(container, f"http://{_host(settings.host)}:{port}", metrics, failed)
-                finally:
-                    (await container.get(Hub)).close()
-                    server.should_exit = True
-                    await serving
+                async with _following(certificate, failed):
+                    serving = asyncio.create_task(server.serve(sockets=[listener]))
+                    serving.add_done_callback(partial(_report, failed))
+                    try:
+                        yield Running(container, _origin(settings), metrics, failed)
+                    finally:
+                        (await container.get(Hub)).close()
+                        server.should_exit = True
+                        await serving
     finally:
         listener.close()
 
 
+def _headers(settings: Settings) -> list[tuple[str, str]]:
+    """Headers of every answer, those that are given before a request was understood included."""
+    # By the origin and not by the connection: a proxy in front may be where TLS ends.
+    return [("Strict-Transport-Security", HSTS)] if settings.origin.startswith("https://") else []
+
+
+def _origin(settings: Settings) -> str:
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"{scheme}://{_host(settings.host)}:{settings.port}"
+
+
+@asynccontextmanager
+async def _following(certificate: Certificate | None, failed: asyncio.Event) -> AsyncIterator[None]:
+    """Take up renewed certificates inside the block."""
+    if certificate is None:
+        yield
+        return
+    following = asyncio.create_task(certificate.follow())
+    following.add_done_callback(partial(_report, failed))
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, certificate: Certificate | None) -> None:
+        super().__init__(config)
+        self._certificate = certificate
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; for TLS by ourselves, because uvicorn bounds no handshake."""
+        if self._certificate is None or not sockets:
+            await super().startup(sockets)
+            return
+        await self.lifespan.startup()
+        connections = self.server_state.connections
+        listeners = [TlsListener(each, self._certificate.context, self._connection, connections) for each in sockets]
+        self.servers = cast("list[asyncio.base_events.Server]", listeners)
+        self.started = True
+
+    def _connection(self) -> asyncio.Protocol:
+        make = cast("type[Connection]", self.config.http_protocol_class)
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone: uvicorn would raise them again at the end, and the exit would not be 0."""

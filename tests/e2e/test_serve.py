@@ -80,7 +80,7 @@ class Served:
 
     @property
     def origin(self) -> str:
-        found = re.search(r"listening on (http://\S+)", self.said)
+        found = re.search(r"listening on (https?://\S+)", self.said)
         assert found, self.said
         return found[1]
 

@@ -1,54 +1,65 @@
-"""serve, migrate, doctor: for whoever runs the router."""
+"""serve, migrate: for whoever runs the router."""
 
 import asyncio
-import resource
 import signal
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from blindpost.app import Running, running
 from blindpost.cli.common import err, errors_as_sentences, fail, out, run, settings_from, stores_for, watched_stores_for
-from blindpost.config import Settings, unknown_variables
-from blindpost.core import token_key
-from blindpost.core.cache import Cache
+from blindpost.config import Settings
 from blindpost.core.database import Database
-from blindpost.errors import BlindpostError, ConfigurationError, StartError, StoresInUse
+from blindpost.errors import ConfigurationError
+from blindpost.tls import certificate_of, check_transport
 
 WATCH_S: Final = 1
-LOOPBACK: Final = ("127.", "::1", "localhost")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on, or BLINDPOST_HOST; 127.0.0.1 by default")]
 Port = Annotated[int | None, typer.Option(help="Port, or BLINDPOST_PORT; 8000 by default, 0 takes a free one")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Where everything is kept, or BLINDPOST_DATA_DIR; by default see above")
 ]
+TlsCert = Annotated[Path | None, typer.Option(help="Certificate chain (PEM), or BLINDPOST_TLS_CERT", metavar="FILE")]
+TlsKey = Annotated[Path | None, typer.Option(help="Its private key (PEM), or BLINDPOST_TLS_KEY", metavar="FILE")]
+TlsAtProxy = Annotated[
+    bool | None, typer.Option("--tls-at-proxy", help="A proxy in front speaks TLS; or BLINDPOST_TLS_AT_PROXY=true")
+]
 
 
-def serve(host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
+def serve(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_at_proxy: TlsAtProxy = None,
+) -> None:
     """Run the router.
 
     With no settings at all it starts a PostgreSQL and a Redis of its own, and keeps their data in
-    ~/.local/share/blindpost, or in /var/lib/blindpost for root.
+    ~/.local/share/blindpost, or in /var/lib/blindpost for root. An address that is not loopback needs TLS, here or
+    at a proxy.
 
     Settings are environment variables, or a TOML file named by BLINDPOST_CONFIG:
 
-    - stores: BLINDPOST_DATABASE_URL, BLINDPOST_REDIS_URL, BLINDPOST_DATA_DIR
+    - stores: BLINDPOST_DATABASE_URL, BLINDPOST_MIGRATION_DATABASE_URL, BLINDPOST_REDIS_URL, BLINDPOST_DATA_DIR
 
     - addresses: BLINDPOST_HOST, BLINDPOST_PORT, BLINDPOST_PUBLIC_ORIGIN, BLINDPOST_TRUSTED_PROXIES
+
+    - TLS: BLINDPOST_TLS_CERT, BLINDPOST_TLS_KEY, BLINDPOST_TLS_AT_PROXY
 
     - metrics: BLINDPOST_METRICS_HOST, BLINDPOST_METRICS_PORT
 
     - rules: BLINDPOST_REQUIRE_CONTACT, BLINDPOST_RATE_LIMITS (on, off), BLINDPOST_ALLOW_BEARER
 
-    - times: BLINDPOST_SESSION_LIFETIME_S, BLINDPOST_SWEEP_INTERVAL_S, BLINDPOST_RETRY_WINDOW_S
+    - times: BLINDPOST_SESSION_LIFETIME_S, BLINDPOST_SWEEP_INTERVAL_S, BLINDPOST_RETRY_WINDOW_S, BLINDPOST_AUDIT_DAYS
 
-    - sizes: BLINDPOST_WAITING_MAX, BLINDPOST_WAITING_PER_USER_MAX, BLINDPOST_DATABASE_POOL_SIZE
+    - sizes: BLINDPOST_WAITING_MAX, BLINDPOST_WAITING_PER_USER_MAX, BLINDPOST_CONNECTIONS_PER_ADDRESS_MAX,
+      BLINDPOST_MAILBOX_MESSAGES_MAX, BLINDPOST_MAILBOX_BYTES_MAX, BLINDPOST_DATABASE_POOL_SIZE
 
     - logs: BLINDPOST_LOG_FORMAT (auto, json, console), BLINDPOST_LOG_LEVEL
 
@@ -59,12 +70,18 @@ def serve(host: Host = None, port: Port = None, data_dir: DataDir = None) -> Non
 
       blindpost serve --port 9000 --data-dir /srv/blindpost
 
+      BLINDPOST_PUBLIC_ORIGIN=https://chat.example.org blindpost serve --host 0.0.0.0 --port 443
+        --tls-cert chain.pem --tls-key key.pem
+
       BLINDPOST_DATABASE_URL=postgresql://bp@db/bp BLINDPOST_REDIS_URL=redis://cache blindpost serve
     """
     with errors_as_sentences():
-        settings = settings_from(host=host, port=port, data_dir=data_dir)
-        if not settings.host.startswith(LOOPBACK):
-            err.print("blindpost: this address is not loopback: put a TLS proxy in front, or tokens travel in the open")
+        settings = settings_from(
+            host=host, port=port, data_dir=data_dir, tls_cert=tls_cert, tls_key=tls_key, tls_at_proxy=tls_at_proxy
+        )
+        # Before the stores are started: what is wrong here shall be said at once.
+        check_transport(settings)
+        certificate_of(settings)
         with watched_stores_for(settings) as (ready, ended):
             run(_serve(ready, ended, embedded=settings.database_url is None))
 
@@ -103,12 +120,13 @@ async def _first(*events: asyncio.Event) -> None:
 
 def _announce(router: Running, settings: Settings, *, embedded: bool) -> None:
     kind = "an embedded PostgreSQL and Redis" if embedded else "the stores that the settings name"
+    origin = settings.public_origin or router.origin
     out.print(Text.assemble("Blindpost is listening on ", (router.origin, "bold green")), soft_wrap=True)
     for line in (
         f"  stores   {kind}, data in {settings.data_dir}",
         f"  metrics  {router.metrics}",
         "Next, in another terminal:",
-        f"  blindpost register alice --server {router.origin}",
+        f"  blindpost register alice --server {origin}",
         "  blindpost --help",
         "Stop with Ctrl-C.",
     ):
@@ -135,119 +153,13 @@ def migrate(
 
 
 async def _migrate(settings: Settings, revision: str) -> tuple[str | None, str | None]:
-    async with _database(settings) as database:
+    async with open_database(settings) as database:
         await database.check_server()
         return await database.migrate(revision)
 
 
-def _database(settings: Settings) -> Database:
+def open_database(settings: Settings) -> Database:
+    """The database that the settings name; raises ConfigurationError if they name none."""
     if settings.database_url is None:
         raise ConfigurationError("no database is given", "set BLINDPOST_DATABASE_URL")
     return Database(settings.database_url.get_secret_value(), pool_size=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor's."""
-
-    what: str
-    is_good: bool
-    says: str
-    hint: str = ""
-
-
-def doctor(data_dir: DataDir = None) -> None:
-    """Check settings, stores, keys and limits, and say how to mend what is wrong; ends with 1 if something is.
-
-    Examples:
-      blindpost doctor
-
-      BLINDPOST_DATABASE_URL=postgresql://bp@db/bp blindpost doctor
-    """
-    with errors_as_sentences():
-        settings = settings_from(data_dir=data_dir)
-        findings = [*_settings_findings(settings), *_store_findings(settings)]
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for finding in findings:
-        mark = Text("ok", "green") if finding.is_good else Text("wrong", "bold red")
-        table.add_row(mark, finding.what, finding.says)
-        if finding.hint and not finding.is_good:
-            table.add_row("", "", Text(finding.hint, "italic"))
-    out.print(table)
-    if not all(finding.is_good for finding in findings):
-        raise typer.Exit(1)
-
-
-def _settings_findings(settings: Settings) -> list[Finding]:
-    unknown = unknown_variables()
-    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    is_loopback = settings.host.startswith(LOOPBACK)
-    findings = [
-        Finding("settings", not unknown, ", ".join(unknown) or "all known", "misspelt variables have no effect"),
-        Finding(
-            "address",
-            is_loopback or (settings.public_origin or "").startswith("https://"),
-            settings.host,
-            "set BLINDPOST_PUBLIC_ORIGIN to the https:// origin of the TLS proxy in front",
-        ),
-        Finding(
-            "open files",
-            files >= settings.waiting_max,
-            f"{files}, for at most {settings.waiting_max} waiting polls",
-            f"ulimit -Hn {settings.waiting_max + 1_000}, or lower BLINDPOST_WAITING_MAX",
-        ),
-    ]
-    try:
-        token_key.load_or_make(settings.data_dir)
-        findings.append(Finding("token key", True, "readable by its owner alone"))
-    except ConfigurationError as error:
-        findings.append(Finding("token key", False, str(error), error.hint))
-    return findings
-
-
-def _store_findings(settings: Settings) -> list[Finding]:
-    try:
-        with stores_for(settings) as ready:
-            return run(_check_stores(ready))
-    except StoresInUse as error:
-        return [Finding("stores", True, f"{error}: stop it to have them checked")]
-    except StartError as error:
-        return [Finding("stores", False, str(error), error.hint)]
-
-
-async def _check_stores(settings: Settings) -> list[Finding]:
-    async with _database(settings) as database:
-        findings = [await _finding("PostgreSQL", database.check_server, "answers, and is new enough")]
-        if findings[0].is_good:
-            findings += await _check_database(database)
-    if settings.redis_url is not None:
-        cache = Cache(settings.redis_url.get_secret_value())
-        findings.append(await _finding("Redis", cache.check_server, "answers"))
-        await cache.close()
-    return findings
-
-
-async def _check_database(database: Database) -> list[Finding]:
-    present, newest = await database.revisions()
-    unsafe = await database.unsafe_settings()
-    return [
-        Finding(
-            "schema", present in {None, newest}, f"at {present or 'nothing yet'}, newest {newest}", "blindpost migrate"
-        ),
-        Finding(
-            "durability",
-            not unsafe,
-            f"off: {', '.join(unsafe)}" if unsafe else "an acknowledged message is on disk",
-            "ALTER SYSTEM RESET " + "; ALTER SYSTEM RESET ".join(unsafe),
-        ),
-    ]
-
-
-async def _finding(what: str, check: Callable[[], Awaitable[None]], good: str) -> Finding:
-    try:
-        await check()
-    except ConfigurationError as error:
-        return Finding(what, False, str(error), error.hint)
-    except BlindpostError as error:
-        return Finding(what, False, str(error))
-    return Finding(what, True, good)

@@ -104,9 +104,10 @@ class Connection(HttpToolsProtocol):
         body = json.dumps(content_of(problem)).encode()
         head = (
             f"HTTP/1.1 {problem.status} {problem.title}\r\nContent-Type: {MEDIA_TYPE}\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode("ascii") + body)
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+        ).encode("ascii")
+        head += b"".join(b"%s: %s\r\n" % header for header in self.config.encoded_headers)
+        self.transport.write(head + b"\r\n" + body)
         self.transport.close()
 
     def _begin_waiting(self) -> None:
