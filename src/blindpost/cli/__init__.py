@@ -45,10 +45,11 @@ def program(first: str | None = None) -> typer.Typer:
     app.callback()(_options)
     mine: dict[str, Callable[..., None]] = {"register": people.register, "send": people.send, "receive": people.receive}
     if first not in {*mine, "contacts"}:
-        from blindpost.cli import audit, bench, demo, doctor, keys, operator  # noqa: PLC0415 - see above
+        from blindpost.cli import audit, bench, certificate, demo, doctor, keys, operator  # noqa: PLC0415 - see above
 
         for command in (demo.demo, operator.serve, operator.migrate, doctor.doctor, bench.bench):
             app.command(rich_help_panel=PANEL_ROUTER)(command)
+        app.command("dev-certificate", rich_help_panel=PANEL_ROUTER)(certificate.dev_certificate)
         for name, group in {"keys": keys.keys, "audit": audit.audit}.items():
             app.add_typer(group, name=name, rich_help_panel=PANEL_ROUTER)
     for name, each in mine.items():
