@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from blindpost import __version__
 from blindpost.config import Settings, Switch
+from blindpost.core import privileges
 from blindpost.core.audit import Audit, Event
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database
@@ -180,7 +181,7 @@ async def open_components(
         await cache.check_server()
         await cache.begin()
         audit = await container.get(Audit)
-        before, after = await database.migrate()
+        before, after = await privileges.bring_to_head(database, settings.migration_database_url)
         if before != after:
             audit.note(Event.SCHEMA_MIGRATED)
         tokens = await container.get(Tokens)

@@ -12,6 +12,7 @@ from rich.text import Text
 from blindpost.app import Running, running
 from blindpost.cli.common import err, errors_as_sentences, fail, out, run, settings_from, stores_for, watched_stores_for
 from blindpost.config import Settings
+from blindpost.core import privileges
 from blindpost.core.database import Database
 from blindpost.errors import ConfigurationError
 from blindpost.tls import certificate_of, check_transport
@@ -138,14 +139,18 @@ def migrate(
     to: Annotated[str, typer.Option(help="The revision to go to: head, base, or a number such as 0001")] = "head",
     data_dir: DataDir = None,
 ) -> None:
-    """Bring the database's schema to a revision (`serve` does it by itself at start).
+    """Bring the database's schema to a revision (`serve` does it by itself at start, if its role may).
+
+    With BLINDPOST_MIGRATION_DATABASE_URL it works as the role of that URL, which then owns the tables, and grants to
+    the role of BLINDPOST_DATABASE_URL what the router needs and no more. Keep the first out of the router's reach.
 
     Going down deletes what the older schema has no place for.
 
     Examples:
       blindpost migrate
 
-      BLINDPOST_DATABASE_URL=postgresql://bp@db/bp blindpost migrate --to head
+      BLINDPOST_DATABASE_URL=postgresql://bp@db/bp BLINDPOST_MIGRATION_DATABASE_URL=postgresql://owner@db/bp
+        blindpost migrate
     """
     with errors_as_sentences(), stores_for(settings_from(data_dir=data_dir)) as settings:
         before, after = run(_migrate(settings, to))
@@ -155,7 +160,7 @@ def migrate(
 async def _migrate(settings: Settings, revision: str) -> tuple[str | None, str | None]:
     async with open_database(settings) as database:
         await database.check_server()
-        return await database.migrate(revision)
+        return await privileges.migrate(database, settings.migration_database_url, revision)
 
 
 def open_database(settings: Settings) -> Database:

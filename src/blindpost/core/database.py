@@ -5,11 +5,13 @@ driver messages can carry names and keys.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 from alembic import command
@@ -32,6 +34,15 @@ STATEMENT_TIMEOUT_S: Final = 7
 MIGRATION_LOCK: Final = 0x626C696E64
 """An advisory lock, so that nodes that start together migrate one after the other."""
 
+REASONS: Final[Mapping[type[BaseException], str]] = {
+    asyncpg.InvalidAuthorizationSpecificationError: "it refuses this user or password",
+    asyncpg.InvalidCatalogNameError: "it has no such database",
+    TimeoutError: "no answer in time",
+}
+NAME_MISMATCHES: Final = frozenset({62, 64})
+CERTIFICATE_EXPIRED: Final = 10
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH, ..._IP_ADDRESS_MISMATCH and ..._CERT_HAS_EXPIRED."""
+
 LOSSES: Final = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # a connection that died in the middle of an answer
@@ -53,8 +64,9 @@ Transaction = AsyncConnection
 class Database:
     """One PostgreSQL, as one process sees it."""
 
-    def __init__(self, url: str, *, pool_size: int) -> None:
-        self._url = _driver_url(url)
+    def __init__(self, url: str, *, pool_size: int, variable: str = "BLINDPOST_DATABASE_URL") -> None:
+        self._variable = variable
+        self._url = _driver_url(url, variable)
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
             # The driver reads the URL, so that its options (sslmode and others) mean the same everywhere.
@@ -116,8 +128,8 @@ class Database:
         try:
             connection = await self.connect_raw()
         except (*LOSSES, asyncpg.PostgresError, ValueError) as error:
-            reason = f"PostgreSQL does not answer at {self.address}: {_reason(error)}"
-            raise StartError(reason, "check BLINDPOST_DATABASE_URL, and that the server runs") from None
+            reason = f"PostgreSQL does not answer at {self.address}: {_reason(error, self._url)}"
+            raise StartError(reason, f"check {self._variable}, and that the server runs") from None
         try:
             version = int(await connection.fetchval("SHOW server_version_num"))
         finally:
@@ -141,17 +153,23 @@ class Database:
         url = make_url(self._url)
         return f"{url.host or url.query.get('host', 'its socket')}:{url.port or 5432}"
 
-    async def migrate(self, revision: str = "head") -> tuple[str | None, str | None]:
-        """Bring the schema to a revision; returns the revisions before and after. Raises ConfigurationError."""
+    async def migrate(
+        self, revision: str = "head", then: Callable[[Connection], None] = lambda _: None
+    ) -> tuple[str | None, str | None]:
+        """Bring the schema to a revision; returns the revisions before and after. Raises ConfigurationError.
+
+        `then` is called in the same transaction where that is the newest one.
+        """
         engine = create_async_engine("postgresql+asyncpg://", poolclass=NullPool, async_creator=self._connect_patiently)
         try:
             async with engine.connect() as connection:
-                return await connection.run_sync(_migrate, revision)
+                return await connection.run_sync(_migrate, revision, then)
         except (DBAPIError, *LOSSES) as error:
-            cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
+            cause = postgres_error(error) or error
             raise StartError(
                 f"the schema cannot be brought to {revision}: {type(cause).__name__}",
-                "its role needs to own the database, or CREATE on its schema",
+                "run `blindpost migrate` as the role that owns the tables, or may create them:"
+                " set BLINDPOST_MIGRATION_DATABASE_URL for it",
             ) from error
 
     async def _connect_patiently(self) -> "asyncpg.Connection[Any]":
@@ -166,7 +184,12 @@ class Database:
 
 def violated_constraint(error: IntegrityError) -> str | None:
     """Name the constraint that refused a statement."""
-    return getattr(error.orig.__cause__ if error.orig else None, "constraint_name", None)
+    return getattr(postgres_error(error), "constraint_name", None)
+
+
+def postgres_error(error: BaseException) -> BaseException | None:
+    """Return the driver's own error beneath one of SQLAlchemy's."""
+    return error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
 
 
 @asynccontextmanager
@@ -205,30 +228,42 @@ def _is_loss(error: BaseException) -> bool:
     return isinstance(error, LOSSES)
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, url: str) -> str:
     """Say why in a few words that hold no secret: the driver's own text may hold the URL."""
-    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-        return "it refuses this user or password"
-    if isinstance(error, asyncpg.InvalidCatalogNameError):
-        return "it has no such database"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError):
-        return "no connection"
-    return type(error).__name__
+    for kind, words in REASONS.items():
+        if isinstance(error, kind):
+            return words
+    if (root := dict(parse_qsl(urlsplit(url).query)).get("sslrootcert")) and not os.access(root, os.R_OK):
+        return f"the file of sslrootcert, {root}, cannot be read"
+    if isinstance(error, ssl.SSLError):
+        return _tls_reason(error)
+    if type(error) is ConnectionError:  # the driver's own; the kernel's are of its subclasses
+        return "it does not speak TLS, and sslmode demands it"
+    return "no connection" if isinstance(error, OSError) else type(error).__name__
 
 
-def _driver_url(url: str) -> str:
+def _tls_reason(error: ssl.SSLError) -> str:
+    """Say what is wrong with the server's certificate; the library's own words are for those who know them."""
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return "TLS with it fails"
+    if error.verify_code in NAME_MISMATCHES:
+        return "its certificate is for another host name"
+    if error.verify_code == CERTIFICATE_EXPIRED:
+        return "its certificate has expired"
+    return "its certificate is not of the authority in sslrootcert"
+
+
+def _driver_url(url: str, variable: str) -> str:
     """Accept the usual spellings of a PostgreSQL URL; raises ConfigurationError for anything else."""
     scheme, _, rest = url.partition("://")
     if scheme not in {"postgresql", "postgres", "postgresql+asyncpg"} or not rest:
         raise ConfigurationError(
-            "BLINDPOST_DATABASE_URL is not a PostgreSQL URL", "write it as postgresql://user:password@host:5432/name"
+            f"{variable} is not a PostgreSQL URL", "write it as postgresql://user:password@host:5432/name"
         )
     try:
         _ = urlsplit(f"postgresql://{rest}").port
     except ValueError:
-        raise ConfigurationError("BLINDPOST_DATABASE_URL has a port that is no number", "") from None
+        raise ConfigurationError(f"{variable} has a port that is no number", "") from None
     return f"postgresql://{rest}"
 
 
@@ -246,7 +281,9 @@ def _present(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _migrate(connection: Connection, revision: str) -> tuple[str | None, str | None]:
+def _migrate(
+    connection: Connection, revision: str, then: Callable[[Connection], None]
+) -> tuple[str | None, str | None]:
     if revision not in (known := ["head", "base", *_revisions()]):
         raise ConfigurationError(f"there is no revision {revision!r} of the schema", f"give one of {', '.join(known)}")
     with connection.begin():
@@ -262,7 +299,9 @@ def _migrate(connection: Connection, revision: str) -> tuple[str | None, str | N
             command.upgrade(config, revision)
         else:
             command.downgrade(config, revision)
-        return before, _present(connection)
+        if (after := _present(connection)) == _script().get_current_head():
+            then(connection)
+        return before, after
 
 
 def _revisions() -> list[str]:
