@@ -27,7 +27,7 @@ HSTS: Final = "max-age=63072000"
 LOOK_S: Final = 10.0
 """How often the files are looked at: two calls to the kernel."""
 SOON: Final = timedelta(days=14)
-"""ACME clients renew a month before the end, or at two thirds of a short life: by now they have failed for a while."""
+"""ACME clients renew a month before the end, or halfway through a short life: by now they have failed for a while."""
 OTHERS: Final = 0o077
 TRY: Final = "to try it, `blindpost dev-certificate DIR` makes one"
 
@@ -72,6 +72,7 @@ class Loaded:
     """A certificate and its key, in order and ready for use."""
 
     context: ssl.SSLContext
+    begins: datetime
     expires: datetime
     names: tuple[str, ...]
 
@@ -80,7 +81,13 @@ class Loaded:
         """Read and check both; raises ConfigurationError, one sentence with what to do."""
         leaf = _read_certificate(cert)
         _demand_match(leaf, _read_key(key), cert, key)
-        return cls(_context(cert, key), leaf.not_valid_after_utc, _names(leaf))
+        return cls(_context(cert, key), leaf.not_valid_before_utc, leaf.not_valid_after_utc, _names(leaf))
+
+    @property
+    def ends_soon(self) -> bool:
+        """Tell whether its renewal is overdue: an authority's may live for six days only."""
+        soon = min(SOON, (self.expires - self.begins) / 4)
+        return self.expires - datetime.now(UTC) < soon
 
     def is_for(self, host: str) -> bool:
         """Tell whether a client that types this host will accept it (RFC 6125: a star stands for one label)."""
@@ -105,7 +112,7 @@ class Certificate:
         # is complete or is not used: loading into a live one could leave a new certificate with an old key.
         self.context = _context(cert, key)
         self.context.sni_callback = self._hand_over
-        self._days_left = SOON.days
+        self._days_left: int | None = None
         EXPIRES.set(self._current.expires.timestamp())
 
     @property
@@ -135,9 +142,9 @@ class Certificate:
     def _warn(self) -> None:
         """Say once a day that it ends soon."""
         left = (self._current.expires - datetime.now(UTC)).days
-        if left < self._days_left:
+        if self._current.ends_soon and left != self._days_left:
             log.warning("certificate_ends_soon", seconds=max(left, 0) * 86_400)
-        self._days_left = min(left, SOON.days)
+            self._days_left = left
 
     def _hand_over(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         # OpenSSL asks at every handshake, also where the client named no host.

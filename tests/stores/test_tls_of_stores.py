@@ -100,8 +100,8 @@ async def test_the_router_does_its_whole_job_over_tls_to_both_stores_as_a_user_w
     "right", ["FLUSHALL", "CONFIG GET *", "KEYS *", "SHUTDOWN", "DEBUG SLEEP 0", "ACL LIST", "SAVE"]
 )
 def test_that_user_may_not_do_what_is_the_operators(servers: Handmade, user: str, right: str) -> None:
-    client = redis.Redis(port=servers.redis.port, username=user, password=PASSWORD)
-    with client, pytest.raises(redis.exceptions.NoPermissionError):
+    refused = pytest.raises(redis.exceptions.NoPermissionError)
+    with redis.Redis(port=servers.redis.port, username=user, password=PASSWORD) as client, refused:
         client.execute_command(*right.split())
 
 

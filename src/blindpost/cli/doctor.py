@@ -1,125 +1,257 @@
 """doctor: what is unsafe about this router, why, and the command that mends it."""
 
+import os
 import resource
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import stat
+import tomllib
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from blindpost.cli.common import errors_as_sentences, out, run, settings_from, stores_for
-from blindpost.cli.operator import DataDir, open_database
-from blindpost.config import Settings, unknown_variables
+from blindpost.cli.operator import DataDir, TlsAtProxy, TlsCert, TlsKey, open_database
+from blindpost.config import PREFIX, Settings, Switch, unknown_variables
 from blindpost.core import token_key
 from blindpost.core.addresses import is_loopback
 from blindpost.core.cache import Cache
-from blindpost.core.database import Database
-from blindpost.errors import BlindpostError, ConfigurationError, StartError, StoresInUse
+from blindpost.core.safety import (
+    Finding,
+    Level,
+    answers,
+    fine,
+    note,
+    postgres_findings,
+    postgres_transport,
+    redis_findings,
+    redis_transport,
+    wrong,
+)
+from blindpost.errors import ConfigurationError, StartError, StoresInUse
+from blindpost.tls import Loaded, check_transport
+
+COLOURS: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.WRONG: "bold red"}
+WRITABLE: Final = 0o022
+READABLE: Final = 0o077
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor's."""
+def doctor(
+    data_dir: DataDir = None, tls_cert: TlsCert = None, tls_key: TlsKey = None, tls_at_proxy: TlsAtProxy = None
+) -> None:
+    """Check settings, transport, files and stores; say what is unsafe, why, and the command that mends it.
 
-    what: str
-    is_good: bool
-    says: str
-    hint: str = ""
-
-
-def doctor(data_dir: DataDir = None) -> None:
-    """Check settings, stores, keys and limits, and say how to mend what is wrong; ends with 1 if something is.
+    Ends with 1 if something is wrong. A note is as somebody may want it, and ends with 0.
 
     Examples:
       blindpost doctor
 
-      BLINDPOST_DATABASE_URL=postgresql://bp@db/bp blindpost doctor
+      BLINDPOST_CONFIG=/etc/blindpost.toml blindpost doctor
     """
     with errors_as_sentences():
-        settings = settings_from(data_dir=data_dir)
-        findings = [*_settings_findings(settings), *_store_findings(settings)]
-    table = Table(box=None, show_header=False, pad_edge=False)
+        settings = settings_from(data_dir=data_dir, tls_cert=tls_cert, tls_key=tls_key, tls_at_proxy=tls_at_proxy)
+        findings = [*_transport(settings), *_rules(settings), *_files(settings), *_stores(settings)]
     for finding in findings:
-        mark = Text("ok", "green") if finding.is_good else Text("wrong", "bold red")
-        table.add_row(mark, finding.what, finding.says)
-        if finding.hint and not finding.is_good:
-            table.add_row("", "", Text(finding.hint, "italic"))
-    out.print(table)
-    if not all(finding.is_good for finding in findings):
+        _show(finding)
+    if any(finding.level is Level.WRONG for finding in findings):
         raise typer.Exit(1)
 
 
-def _settings_findings(settings: Settings) -> list[Finding]:
-    unknown = unknown_variables()
+def _show(finding: Finding) -> None:
+    # Not wrapped: a command that is broken over two lines cannot be copied.
+    mark = Text(f"{finding.level:<6}", COLOURS[finding.level])
+    out.print(Text.assemble(mark, (finding.what, "bold"), ": ", finding.says), soft_wrap=True)
+    if finding.mend and finding.level is not Level.OK:
+        out.print(Text.assemble("      mend: ", (finding.mend, "italic")), soft_wrap=True)
+
+
+# How it is reached
+
+
+def _transport(settings: Settings) -> Iterator[Finding]:
+    yield _address(settings)
+    yield _origin(settings)
+    yield from _proxies(settings)
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        yield _certificate(settings, settings.tls_cert, settings.tls_key)
+    if is_loopback(settings.metrics_host):
+        yield fine("metrics", "on loopback")
+    else:
+        says = f"{settings.metrics_host} is not loopback, and metrics have no login: anybody can see how busy it is"
+        yield wrong("metrics", says, "unset BLINDPOST_METRICS_HOST, and let a proxy with a login reach it")
+
+
+def _address(settings: Settings) -> Finding:
+    try:
+        check_transport(settings)
+    except ConfigurationError as error:
+        return wrong("address", str(error), error.hint)
+    where = "TLS 1.3" if settings.tls_cert else "TLS at a proxy" if settings.tls_at_proxy else "loopback alone"
+    return fine("address", f"{settings.host}, {where}")
+
+
+def _origin(settings: Settings) -> Finding:
+    parts = urlsplit(settings.origin)
+    if parts.scheme == "https" or is_loopback(parts.hostname or ""):
+        return fine("public origin", settings.origin)
+    return wrong(
+        "public origin",
+        f"{settings.origin} is without TLS and not loopback: tokens and who writes to whom travel in the open",
+        f"BLINDPOST_PUBLIC_ORIGIN=https://{parts.netloc}, and TLS here or at a proxy",
+    )
+
+
+def _proxies(settings: Settings) -> Iterator[Finding]:
+    given = [each.strip() for each in settings.trusted_proxies.split(",") if each.strip()]
+    bad = [each for each in given if not _is_bounded(each)]
+    if bad:
+        says = f"{bad[0]} is no address or means all of them: anybody could choose the address that limits see"
+        yield wrong("trusted proxies", says, "BLINDPOST_TRUSTED_PROXIES=ADDRESS, the proxy's own")
+    elif settings.tls_at_proxy and not given:
+        says = "none, with TLS at a proxy: everybody seems to come from it, and one who is limited limits all"
+        yield wrong("trusted proxies", says, "BLINDPOST_TRUSTED_PROXIES=ADDRESS, the proxy's own")
+    elif given:
+        yield fine("trusted proxies", ", ".join(given))
+
+
+def _is_bounded(network: str) -> bool:
+    try:
+        return ip_network(network, strict=False).prefixlen > 0
+    except ValueError:
+        return False
+
+
+def _certificate(settings: Settings, cert: Path, key: Path) -> Finding:
+    try:
+        loaded = Loaded.read(cert, key)
+    except ConfigurationError as error:
+        return wrong("certificate", str(error), error.hint)
+    host = urlsplit(settings.origin).hostname or ""
+    if not loaded.is_for(host):
+        says = f"{cert} is not for {host}, which clients type: they would refuse it"
+        return wrong("certificate", says, f"get one for {host}; to try: blindpost dev-certificate DIR --name {host}")
+    if loaded.ends_soon:
+        says = f"it ends on {loaded.expires:%Y-%m-%d}, and then nobody can connect"
+        return wrong("certificate", says, f"renew {cert}; the router takes it up by itself")
+    return fine("certificate", f"for {host}, until {loaded.expires:%Y-%m-%d}")
+
+
+# What it allows
+
+
+def _rules(settings: Settings) -> Iterator[Finding]:
+    if unknown := unknown_variables():
+        says = f"{', '.join(unknown)}: no such setting, so whatever it was to switch is not switched"
+        yield wrong("settings", says, "see the names: blindpost serve --help")
+    else:
+        yield fine("settings", "all known")
+    if settings.allow_bearer:
+        says = "tokens that are bound to no key are given out: whoever steals one can use it"
+        yield wrong("sessions", says, "unset BLINDPOST_ALLOW_BEARER")
+    if settings.rate_limits is Switch.OFF:
+        says = "off: names and challenges can be tried as fast as somebody can"
+        yield wrong("rate limits", says, "unset BLINDPOST_RATE_LIMITS")
+    if not settings.require_contact:
+        says = "anybody who is registered can write to anybody"
+        yield note("contacts", says, "unset BLINDPOST_REQUIRE_CONTACT")
+    yield _open_files(settings)
+
+
+def _open_files(settings: Settings) -> Finding:
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    is_local = is_loopback(settings.host)
-    findings = [
-        Finding("settings", not unknown, ", ".join(unknown) or "all known", "misspelt variables have no effect"),
-        Finding(
-            "address",
-            is_local or (settings.public_origin or "").startswith("https://"),
-            settings.host,
-            "set BLINDPOST_PUBLIC_ORIGIN to the https:// origin of the TLS proxy in front",
-        ),
-        Finding(
-            "open files",
-            files >= settings.waiting_max,
-            f"{files}, for at most {settings.waiting_max} waiting polls",
-            f"ulimit -Hn {settings.waiting_max + 1_000}, or lower BLINDPOST_WAITING_MAX",
-        ),
-    ]
+    says = f"{files}, for at most {settings.waiting_max} waiting polls"
+    if files >= settings.waiting_max:
+        return fine("open files", says)
+    mend = f"ulimit -Hn {settings.waiting_max + 1_000} (systemd: LimitNOFILE=), or lower BLINDPOST_WAITING_MAX"
+    return note("open files", f"{says}: connections beyond it are refused", mend)
+
+
+# What lies on the disk
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    yield _directory(settings.data_dir)
     try:
         token_key.load_or_make(settings.data_dir)
-        findings.append(Finding("token key", True, "readable by its owner alone"))
+        yield fine("token key", "readable by its owner alone")
     except ConfigurationError as error:
-        findings.append(Finding("token key", False, str(error), error.hint))
-    return findings
+        yield wrong("token key", str(error), error.hint)
+    if path := os.environ.get(PREFIX + "CONFIG"):
+        yield _config_file(Path(path))
 
 
-def _store_findings(settings: Settings) -> list[Finding]:
+def _directory(path: Path) -> Finding:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return fine("data directory", f"{path} is made at the first start")
+    if mode & WRITABLE:
+        says = f"others can write to {path}, and put a key of theirs in the place of the router's"
+        return wrong("data directory", says, f"chmod go-w {path}")
+    if mode & READABLE:
+        return note("data directory", f"others can see what is in {path}, though not read it", f"chmod 700 {path}")
+    return fine("data directory", f"{path}, its owner's alone")
+
+
+def _config_file(path: Path) -> Finding:
+    """It was read already, so it can be."""
+    if stat.S_IMODE(path.stat().st_mode) & READABLE and _holds_password(path):
+        return wrong("settings file", f"others can read the passwords in {path}", f"chmod 600 {path}")
+    return fine("settings file", f"{path} shows no password to others")
+
+
+def _holds_password(path: Path) -> bool:
+    values = tomllib.loads(path.read_text()).values()
+    return any(isinstance(each, str) and "://" in each and urlsplit(each).password for each in values)
+
+
+# The stores
+
+
+def _stores(settings: Settings) -> list[Finding]:
     try:
         with stores_for(settings) as ready:
-            return run(_check_stores(ready))
+            return run(_check_stores(settings, ready))
     except StoresInUse as error:
-        return [Finding("stores", True, f"{error}: stop it to have them checked")]
+        return [note("stores", f"{error}: they are not checked", "stop it, and run this again")]
     except StartError as error:
-        return [Finding("stores", False, str(error), error.hint)]
+        return [wrong("stores", str(error), error.hint)]
 
 
-async def _check_stores(settings: Settings) -> list[Finding]:
-    async with open_database(settings) as database:
-        findings = [await _finding("PostgreSQL", database.check_server, "answers, and is new enough")]
-        if findings[0].is_good:
-            findings += await _check_database(database)
-    if settings.redis_url is not None:
-        cache = Cache(settings.redis_url.get_secret_value())
-        findings.append(await _finding("Redis", cache.check_server, "answers"))
-        await cache.close()
+async def _check_stores(given: Settings, ready: Settings) -> list[Finding]:
+    """Look at both; `given` are the settings as they were before embedded stores were put in."""
+    findings = [*_ways_to_stores(given)]
+    async with open_database(ready) as database:
+        if (fault := await answers("PostgreSQL", database.check_server)) is None:
+            findings.append(fine("PostgreSQL", "answers, and is new enough"))
+            is_embedded = given.database_url is None
+            findings += await postgres_findings(database, is_embedded=is_embedded, pool_size=ready.database_pool_size)
+        else:
+            findings.append(fault)
+    if ready.redis_url is not None:
+        findings += await _check_redis(ready.redis_url.get_secret_value(), is_embedded=given.redis_url is None)
     return findings
 
 
-async def _check_database(database: Database) -> list[Finding]:
-    present, newest = await database.revisions()
-    unsafe = await database.unsafe_settings()
-    return [
-        Finding(
-            "schema", present in {None, newest}, f"at {present or 'nothing yet'}, newest {newest}", "blindpost migrate"
-        ),
-        Finding(
-            "durability",
-            not unsafe,
-            f"off: {', '.join(unsafe)}" if unsafe else "an acknowledged message is on disk",
-            "ALTER SYSTEM RESET " + "; ALTER SYSTEM RESET ".join(unsafe),
-        ),
-    ]
-
-
-async def _finding(what: str, check: Callable[[], Awaitable[None]], good: str) -> Finding:
+async def _check_redis(url: str, *, is_embedded: bool) -> list[Finding]:
+    cache = Cache(url)
     try:
-        await check()
-    except ConfigurationError as error:
-        return Finding(what, False, str(error), error.hint)
-    except BlindpostError as error:
-        return Finding(what, False, str(error))
-    return Finding(what, True, good)
+        if (fault := await answers("Redis", cache.check_server)) is not None:
+            return [fault]
+        return await redis_findings(url, is_embedded=is_embedded)
+    finally:
+        await cache.close()
+
+
+def _ways_to_stores(given: Settings) -> Iterator[Finding]:
+    if given.database_url is not None:
+        yield postgres_transport("BLINDPOST_DATABASE_URL", given.database_url.get_secret_value())
+    if given.migration_database_url is not None:
+        yield postgres_transport("BLINDPOST_MIGRATION_DATABASE_URL", given.migration_database_url.get_secret_value())
+        says = "the tables' owner is in the router's own settings: whoever takes the router over is the owner"
+        yield note("migrations", says, "give BLINDPOST_MIGRATION_DATABASE_URL to `blindpost migrate` alone")
+    if given.redis_url is not None:
+        yield redis_transport(given.redis_url.get_secret_value())
