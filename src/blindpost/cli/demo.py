@@ -67,11 +67,28 @@ def demo() -> None:
         configure_logging(json=False, level=LogLevel.ERROR)
         started = perf_counter()
         with _temporary_directory() as path:
-            settings = Settings(data_dir=path, port=0, rate_limits=Switch.OFF, database_url=None, redis_url=None)
+            settings = _settings(path)
             with stores_for(settings) as ready:
                 run(_play(ready))
         out.print(f"[dim]Done in {perf_counter() - started:.1f} s; nothing is left running.[/]")
         out.print("Next: [bold]blindpost serve[/], and in another terminal [bold]blindpost register --help[/]")
+
+
+def _settings(path: Path) -> Settings:
+    """Settings of its own, whatever is set for the router of this machine."""
+    return Settings(
+        data_dir=path,
+        host="127.0.0.1",
+        port=0,
+        public_origin=None,
+        tls_cert=None,
+        tls_key=None,
+        tls_at_proxy=False,
+        rate_limits=Switch.OFF,
+        database_url=None,
+        migration_database_url=None,
+        redis_url=None,
+    )
 
 
 @contextmanager

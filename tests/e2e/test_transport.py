@@ -1,4 +1,4 @@
-"""A development certificate: from nothing to a person who is registered over TLS."""
+"""TLS as an operator meets it: what does not start, and from nothing to a person who is registered over TLS."""
 
 import re
 import shlex
@@ -91,3 +91,23 @@ def test_it_writes_over_nothing_and_leaves_no_half(tmp_path: Path, there: str) -
 def test_what_is_no_name_is_refused_with_a_sentence(tmp_path: Path, name: str) -> None:
     assert re.search("no host name", one_sentence(made(tmp_path / "tls", name)))
     assert not (tmp_path / "tls").exists()
+
+
+# What does not start
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--host", "0.0.0.0"), "not loopback"),
+        (("--host", "0.0.0.0", "--tls-at-proxy"), "https://"),
+        (("--tls-cert", "/nowhere/cert.pem", "--tls-key", "/nowhere/key.pem"), "/nowhere/cert.pem"),
+        (("--tls-cert", "/nowhere/cert.pem"), "go together"),
+    ],
+    ids=str,
+)
+def test_an_unsafe_start_is_one_sentence_before_anything_is_started(
+    tmp_path: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    assert sentence in one_sentence(blindpost("serve", *options, data_dir=tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
