@@ -37,7 +37,7 @@ from blindpost.routers import messages as messages_router
 from blindpost.routers import problems
 from blindpost.routers.addresses import Places, read_networks
 from blindpost.routers.connection import Connection, connection_class
-from blindpost.routers.listener import TlsListener
+from blindpost.routers.listener import HANDSHAKES_PER_ADDRESS_MAX, TlsListener
 from blindpost.routers.middleware import Gate
 from blindpost.services.auth import AuthService
 from blindpost.services.contacts import ContactService
@@ -243,7 +243,8 @@ async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Run
     check_transport(settings)
     certificate = certificate_of(settings)
     _allow_many_files()
-    places = Places(settings.connections_per_address_max, read_networks(settings.trusted_proxies))
+    proxies = read_networks(settings.trusted_proxies)
+    places = Places(settings.connections_per_address_max, proxies)
     listener = _bind(settings.host, settings.port)
     port = listener.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
@@ -267,6 +268,7 @@ async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Run
                     headers=_headers(settings),
                 ),
                 certificate,
+                Places(HANDSHAKES_PER_ADDRESS_MAX, proxies),
             )
             with _metrics(settings) as metrics:
                 async with _following(certificate, failed):
@@ -309,9 +311,10 @@ async def _following(certificate: Certificate | None, failed: asyncio.Event) -> 
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, certificate: Certificate | None) -> None:
+    def __init__(self, config: uvicorn.Config, certificate: Certificate | None, handshakes: Places) -> None:
         super().__init__(config)
         self._certificate = certificate
+        self._handshakes = handshakes
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; for TLS by ourselves, because uvicorn bounds no handshake."""
@@ -319,9 +322,8 @@ class _Server(uvicorn.Server):
             await super().startup(sockets)
             return
         await self.lifespan.startup()
-        connections = self.server_state.connections
-        listeners = [TlsListener(each, self._certificate.context, self._connection, connections) for each in sockets]
-        self.servers = cast("list[asyncio.base_events.Server]", listeners)
+        common = self._certificate.context, self._connection, self.server_state.connections, self._handshakes
+        self.servers = cast("list[asyncio.base_events.Server]", [TlsListener(each, *common) for each in sockets])
         self.started = True
 
     def _connection(self) -> asyncio.Protocol:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from prometheus_client import Gauge
 
 from blindpost.config import Settings
-from blindpost.core.addresses import is_loopback, is_unspecified
+from blindpost.core.addresses import is_here, is_unspecified
 from blindpost.errors import ConfigurationError
 from blindpost.telemetry import log, registry
 
@@ -38,7 +38,7 @@ EXPIRES: Final = Gauge(
 
 def check_transport(settings: Settings) -> None:
     """Raise ConfigurationError where tokens would travel in the open, or clients could not say where they are."""
-    if not is_loopback(settings.host) and settings.tls_cert is None and not settings.tls_at_proxy:
+    if not is_here(settings.host) and settings.tls_cert is None and not settings.tls_at_proxy:
         raise ConfigurationError(
             f"{settings.host or 'every address'} is not loopback, and without TLS tokens would travel in the open",
             "give --tls-cert FILE and --tls-key FILE; or --tls-at-proxy, if a proxy in front speaks TLS",

@@ -20,6 +20,7 @@ from blindpost.config import Settings
 from blindpost.core.embedded import StoreUrls
 from blindpost.errors import ConfigurationError
 from blindpost.routers import listener
+from blindpost.routers.addresses import Places
 from blindpost.routers.connection import DESCRIPTORS_RESERVED
 from blindpost.telemetry import CONNECTIONS_REFUSED
 from certificates import Authority, Pair
@@ -217,6 +218,21 @@ async def test_who_floods_with_handshakes_loses_the_oldest_and_others_still_come
     for _, writer in flood:
         await closed(writer)
     await until(lambda: listener.HANDSHAKES._value.get() == 0)
+
+
+async def test_one_address_has_a_bounded_number_of_handshakes_and_gets_them_back(
+    secure: Running, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Places, "_is_exempt", lambda _self, _host: False)  # loopback is, and there is no other here
+    flood = [await opened(secure) for _ in range(listener.HANDSHAKES_PER_ADDRESS_MAX)]
+    await until(lambda: listener.HANDSHAKES._value.get() == len(flood))
+    reader, writer = await opened(secure)
+    assert await is_let_go(reader)
+    for each in (writer, *(writer for _, writer in flood)):
+        await closed(each)
+    await until(lambda: listener.HANDSHAKES._value.get() == 0)
+    async with client_of(secure, trusting) as http:
+        success(await http.get("/health/live"))
 
 
 async def test_a_full_process_refuses_a_connection_before_its_handshake(

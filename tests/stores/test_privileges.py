@@ -7,12 +7,17 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
+from blindpost.app import open_components
 from blindpost.core import privileges
+from blindpost.core.audit import Audit, Event
 from blindpost.core.database import Database
 from blindpost.core.embedded import StoreUrls
 from blindpost.core.privileges import PRIVILEGES, bring_to_head, migrate, missing_rights, superfluous_rights
+from blindpost.core.pseudonyms import today
+from blindpost.core.repositories import messages, pseudonym_keys, token_keys
 from blindpost.core.schema import metadata
 from blindpost.errors import ConfigurationError, StartError
+from blindpost.telemetry import FAULTS
 from checks import client_of
 from fault.servers import Handmade
 from stores.conftest import Roles, execute
@@ -183,3 +188,25 @@ async def test_a_fault_in_a_grant_undoes_the_migration_too(roles: Roles, monkeyp
         with pytest.raises(StartError):
             await migrate(router, SecretStr(roles.owner_url))
     assert not await execute(roles.owner_url, "SELECT to_regclass('public.users')")
+
+
+async def test_what_runs_behind_the_requests_may_do_its_work_too(roles: Roles, tmp_path: Path) -> None:
+    """Its faults are logged and not answered, so a right that is missing there would show nowhere else."""
+    await migrated(roles)
+    before = faults()
+    settings = settings_for(roles.stores, tmp_path)
+    async with open_components(settings) as container:
+        audit, router = await container.get(Audit), await container.get(Database)
+        audit.note(Event.LIMIT_HIT)
+        async with router.transaction() as tx:
+            await token_keys.retire(tx, {"0" * 32: 0})
+            await token_keys.believed(tx)
+            await messages.purge_delivered(tx, 0, 10)
+            await pseudonym_keys.forget_before(tx, today())
+        await audit.expire()
+    assert await execute(roles.owner_url, "SELECT count(*) FROM audit") >= 1
+    assert faults() == before
+
+
+def faults() -> float:
+    return sum(sample.value for metric in FAULTS.collect() for sample in metric.samples if "total" in sample.name)

@@ -7,8 +7,9 @@ import pytest
 from starlette.requests import Request
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from blindpost.core.addresses import is_loopback
 from blindpost.errors import ConfigurationError
-from blindpost.routers.addresses import Places, group_of, is_loopback, read_networks
+from blindpost.routers.addresses import Places, group_of, read_networks
 from blindpost.routers.security import address_of
 
 PROXIES = "10.0.0.0/8, 127.0.0.1,2001:db8:ffff::1"

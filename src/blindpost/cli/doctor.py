@@ -5,7 +5,6 @@ import resource
 import stat
 import tomllib
 from collections.abc import Iterator
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,7 +16,7 @@ from blindpost.cli.common import errors_as_sentences, out, run, settings_from, s
 from blindpost.cli.operator import DataDir, TlsAtProxy, TlsCert, TlsKey, open_database
 from blindpost.config import PREFIX, Settings, Switch, unknown_variables
 from blindpost.core import token_key
-from blindpost.core.addresses import is_loopback
+from blindpost.core.addresses import is_here
 from blindpost.core.cache import Cache
 from blindpost.core.safety import (
     Finding,
@@ -32,6 +31,7 @@ from blindpost.core.safety import (
     wrong,
 )
 from blindpost.errors import ConfigurationError, StartError, StoresInUse
+from blindpost.routers.addresses import read_networks
 from blindpost.tls import Loaded, check_transport
 
 COLOURS: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.WRONG: "bold red"}
@@ -77,7 +77,7 @@ def _transport(settings: Settings) -> Iterator[Finding]:
     yield from _proxies(settings)
     if settings.tls_cert is not None and settings.tls_key is not None:
         yield _certificate(settings, settings.tls_cert, settings.tls_key)
-    if is_loopback(settings.metrics_host):
+    if is_here(settings.metrics_host):
         yield fine("metrics", "on loopback")
     else:
         says = f"{settings.metrics_host} is not loopback, and metrics have no login: anybody can see how busy it is"
@@ -95,7 +95,7 @@ def _address(settings: Settings) -> Finding:
 
 def _origin(settings: Settings) -> Finding:
     parts = urlsplit(settings.origin)
-    if parts.scheme == "https" or is_loopback(parts.hostname or ""):
+    if parts.scheme == "https" or is_here(parts.hostname or ""):
         return fine("public origin", settings.origin)
     return wrong(
         "public origin",
@@ -119,8 +119,8 @@ def _proxies(settings: Settings) -> Iterator[Finding]:
 
 def _is_bounded(network: str) -> bool:
     try:
-        return ip_network(network, strict=False).prefixlen > 0
-    except ValueError:
+        return all(each.prefixlen > 0 for each in read_networks(network))
+    except ConfigurationError:
         return False
 
 

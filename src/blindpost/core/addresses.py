@@ -1,22 +1,32 @@
-"""Which addresses stay on this machine: everything sent to any other can be read on the way."""
+"""Addresses: how one is written, and which stay on this machine. What is sent to any other can be read on the way."""
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+Address = IPv4Address | IPv6Address
+
+
+def read_address(host: str) -> Address | None:
+    """Read an address, an IPv4-mapped one as what it stands for; None if it is something else."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address is this machine's own. A name that is not known for one is not."""
-    if host == "localhost":
-        return True
-    try:
-        # Parsed, not compared by its beginning: 127.example.org is a name that may lead anywhere.
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    """Tell whether this is an address of the machine itself."""
+    # Parsed, not compared by its beginning: 127.example.org is a name that may lead anywhere.
+    address = read_address(host)
+    return address is not None and address.is_loopback
+
+
+def is_here(host: str) -> bool:
+    """Tell whether what an operator wrote stays on the machine. Not for what a client or proxy says of itself."""
+    return host == "localhost" or is_loopback(host)
 
 
 def is_unspecified(host: str) -> bool:
     """Tell whether an address means all addresses of this machine: good to listen on, and nothing to type."""
-    try:
-        return not host or ip_address(host).is_unspecified
-    except ValueError:
-        return False
+    address = read_address(host)
+    return not host if address is None else address.is_unspecified

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from blindpost.core.addresses import is_loopback
+from blindpost.core.addresses import is_here
 from blindpost.core.database import Database
 from blindpost.core.privileges import MIGRATE, missing_rights, superfluous_rights
 from blindpost.errors import BlindpostError, ConfigurationError
@@ -83,7 +83,7 @@ FROM pg_roles WHERE rolname = current_user
 
 def postgres_transport(variable: str, url: str) -> Finding:
     """Tell whether what goes to PostgreSQL, passwords and all, can be read or changed on the way."""
-    far = [host for host in _hosts(url) if not host.startswith("/") and not is_loopback(host)]
+    far = [host for host in _hosts(url) if not host.startswith("/") and not is_here(host)]
     mode = parse_qs(urlsplit(url).query).get("sslmode", [os.environ.get("PGSSLMODE", "prefer")])[-1]
     if far and mode != "verify-full":
         return wrong(
@@ -222,7 +222,7 @@ def redis_transport(url: str) -> Finding:
     """Tell whether what goes to Redis can be read or changed on the way."""
     parts = urlsplit(url)
     query = parse_qs(parts.query)
-    if parts.scheme == "unix" or is_loopback(parts.hostname or "localhost"):
+    if parts.scheme == "unix" or is_here(parts.hostname or "localhost"):
         return fine("Redis' TLS", "it is on this machine")
     if parts.scheme != "rediss":
         return wrong(

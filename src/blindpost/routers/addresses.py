@@ -1,24 +1,15 @@
 """Where requests and connections come from, as far as it is counted."""
 
 from collections import Counter
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final
 
+from blindpost.core.addresses import read_address
 from blindpost.errors import ConfigurationError
 
 IPV6_HOST_BITS: Final = 64
 
-Address = IPv4Address | IPv6Address
 Networks = tuple[IPv4Network | IPv6Network, ...]
-
-
-def read_address(host: str) -> Address | None:
-    """Read an address, an IPv4-mapped one as what it stands for; None if it is something else."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return None
-    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
 
 
 def group_of(host: str) -> str:
@@ -27,12 +18,6 @@ def group_of(host: str) -> str:
     if isinstance(address, IPv6Address):
         return str(int(address) >> IPV6_HOST_BITS)
     return host if address is None else str(address)
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether this is the router's own machine, where proxies are."""
-    address = read_address(host)
-    return address is not None and address.is_loopback
 
 
 def read_networks(text: str) -> Networks:

@@ -15,6 +15,7 @@ from typing import Final
 
 from prometheus_client import Gauge
 
+from blindpost.routers.addresses import Place, Places
 from blindpost.routers.connection import DESCRIPTORS_RESERVED
 from blindpost.telemetry import CONNECTIONS_REFUSED, log, log_fault, registry
 
@@ -23,6 +24,8 @@ GOODBYE_S: Final = 2.0
 """For a client to answer the end of TLS; then the connection is closed all the same."""
 HANDSHAKES_MAX: Final = 1_024
 """Beyond it the oldest goes: an honest client is through in a moment, and who floods us waits longest."""
+HANDSHAKES_PER_ADDRESS_MAX: Final = 128
+"""A household's devices that come back all at once are fewer; loopback and trusted proxies are not counted."""
 AT_ONCE: Final = 64
 PAUSE_S: Final = 0.5
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -39,12 +42,14 @@ class TlsListener:
         context: ssl.SSLContext,
         make_protocol: Callable[[], asyncio.Protocol],
         connections: Sized,
+        places: Places,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._context = context
         self._make_protocol = make_protocol
         self._connections = connections
+        self._places = places
         self._handshakes: dict[asyncio.Task[None], None] = {}  # in the order of their coming
         self._is_closing = False
         listener.setblocking(False)
@@ -67,7 +72,7 @@ class TlsListener:
     def _accept(self) -> None:
         for _ in range(AT_ONCE):
             try:
-                connection, _ = self._listener.accept()
+                connection, address = self._listener.accept()
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     # The listener stays readable: without a pause this would be a loop that does nothing else.
@@ -75,18 +80,19 @@ class TlsListener:
                     self._loop.remove_reader(self._listener.fileno())
                     self._loop.call_later(PAUSE_S, self._resume)
                 return  # no more for now, or one that has gone again
-            self._begin(connection)
+            self._begin(connection, str(address[0]))
 
-    def _begin(self, connection: socket.socket) -> None:
+    def _begin(self, connection: socket.socket, host: str) -> None:
         if not self._make_room():
-            CONNECTIONS_REFUSED.labels("files").inc()
-            connection.close()
-            return
-        connection.setblocking(False)
-        task = self._loop.create_task(self._shake(connection))
-        self._handshakes[task] = None
-        HANDSHAKES.inc()
-        task.add_done_callback(partial(self._end, connection))
+            _refuse(connection, "files")
+        elif (place := self._places.take(host)) is None:
+            _refuse(connection, "address")
+        else:
+            connection.setblocking(False)
+            task = self._loop.create_task(self._shake(connection))
+            self._handshakes[task] = None
+            HANDSHAKES.inc()
+            task.add_done_callback(partial(self._end, connection, place))
 
     def _make_room(self) -> bool:
         """Let the oldest handshakes go where there are too many; tells whether there is room for one more."""
@@ -113,8 +119,14 @@ class TlsListener:
         except Exception as error:  # noqa: BLE001 - one connection's fault must not be lost, nor be another's
             log_fault("handshake_failed", error)
 
-    def _end(self, connection: socket.socket, task: "asyncio.Task[None]") -> None:
+    def _end(self, connection: socket.socket, place: Place, task: "asyncio.Task[None]") -> None:
         HANDSHAKES.dec()
+        place.leave()
         self._handshakes.pop(task, None)
         if task.cancelled():  # perhaps before its first step: then nothing else closes it
             connection.close()
+
+
+def _refuse(connection: socket.socket, reason: str) -> None:
+    CONNECTIONS_REFUSED.labels(reason).inc()
+    connection.close()

@@ -9,6 +9,7 @@ from uuid import UUID
 from dishka.integrations.fastapi import FromDishka
 from fastapi import APIRouter, Query, Request
 
+from blindpost.core.addresses import is_loopback
 from blindpost.errors import (
     MailboxFull,
     NotAContact,
@@ -21,7 +22,6 @@ from blindpost.errors import (
     TooManyWaiting,
 )
 from blindpost.protocol.limits import PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
-from blindpost.routers.addresses import is_loopback
 from blindpost.routers.contacts import UUID_CHARS, comma_separated_ids
 from blindpost.routers.problems import responses
 from blindpost.routers.security import CurrentCaller, address_of
