@@ -15,6 +15,7 @@ import uvicorn
 from dishka import AsyncContainer, Provider, Scope, from_context, make_async_container, provide
 from dishka.integrations.fastapi import setup_dishka
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from blindpost import __version__
 from blindpost.config import Settings, Switch
@@ -37,6 +38,7 @@ from blindpost.routers import messages as messages_router
 from blindpost.routers import problems
 from blindpost.routers.addresses import Places, read_networks
 from blindpost.routers.connection import Connection, connection_class
+from blindpost.routers.direct import Direct
 from blindpost.routers.listener import HANDSHAKES_PER_ADDRESS_MAX, TlsListener
 from blindpost.routers.middleware import Gate
 from blindpost.services.auth import AuthService
@@ -134,7 +136,7 @@ class Components(Provider):
 
 
 def create_app(container: AsyncContainer) -> FastAPI:
-    """Make the ASGI application over components that are open."""
+    """Describe and route all calls, over components that are open."""
     app = FastAPI(
         title="Blindpost",
         version=__version__,
@@ -148,9 +150,15 @@ def create_app(container: AsyncContainer) -> FastAPI:
         app.include_router(module.router)
     problems.install(app)
     setup_dishka(container, app)
-    app.add_middleware(Gate)
     _describe(app)
     return app
+
+
+async def application(container: AsyncContainer) -> ASGIApp:
+    """Put around it what stands before every request, and the calls that do without the framework."""
+    auth, limiter = await container.get(AuthService), await container.get(Limiter)
+    direct = Direct(create_app(container), auth, limiter, await container.get(MessageService))
+    return Gate(direct)
 
 
 def _describe(app: FastAPI) -> None:
@@ -253,7 +261,7 @@ async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Run
         async with open_components(settings, *overrides, failed=failed) as container:
             server = _Server(
                 uvicorn.Config(
-                    create_app(container),
+                    await application(container),
                     http=connection_class(places),
                     ws="none",
                     lifespan="off",

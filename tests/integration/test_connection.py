@@ -249,7 +249,7 @@ def _from(address: str, someone: Person) -> Person:
     """Return the same person behind the proxy, at this address."""
     http = httpx.AsyncClient(transport=someone.http._transport, base_url=someone.http.base_url, timeout=90)
     http.headers["X-Forwarded-For"] = address
-    return Person(http, someone.name, someone.ecdsa, someone.ecdh, someone.id, someone.token)
+    return someone.at(http)
 
 
 @pytest.mark.parametrize("proxies", ["*", "127.0.0.1,proxy"])

@@ -1,15 +1,11 @@
-"""/messages."""
+"""/messages: described here; `direct` answers those that every message makes."""
 
-import asyncio
-from collections.abc import Coroutine
-from contextlib import suppress
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 from uuid import UUID
 
 from dishka.integrations.fastapi import FromDishka
 from fastapi import APIRouter, Query, Request
 
-from blindpost.core.addresses import is_loopback
 from blindpost.errors import (
     MailboxFull,
     NotAContact,
@@ -22,9 +18,10 @@ from blindpost.errors import (
     TooManyWaiting,
 )
 from blindpost.protocol.limits import PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
+from blindpost.routers.connected import while_connected
 from blindpost.routers.contacts import UUID_CHARS, comma_separated_ids
 from blindpost.routers.problems import responses
-from blindpost.routers.security import CurrentCaller, address_of
+from blindpost.routers.security import CurrentCaller, counted_address
 from blindpost.routers.strict import StrictRoute
 from blindpost.services.messages import MessageService
 from blindpost.services.models.messages import (
@@ -41,7 +38,6 @@ router = APIRouter(prefix="/messages", tags=["messages"], route_class=StrictRout
 
 Messages = FromDishka[MessageService]
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
-Result = TypeVar("Result")
 
 
 @router.post(
@@ -74,7 +70,7 @@ async def poll(
     limit: Limit = PAGE_DEFAULT,
 ) -> PollAnswer:
     """Read what there is, or wait for it: messages, deliveries of one's own, changes among the contacts."""
-    return await _while_connected(request, messages.poll(caller, counted_address(request), timeout, limit))
+    return await while_connected(request, messages.poll(caller, counted_address(request), timeout, limit))
 
 
 @router.post("/ack", responses=responses(NotAuthenticated, TooLarge, Overloaded, OutcomeUnknown, ShuttingDown))
@@ -96,36 +92,3 @@ async def status(
 ) -> dict[UUID, MessageStatus]:
     """Ask what became of messages that one sent."""
     return await messages.statuses(caller, comma_separated_ids(ids, PAGE_MAX))
-
-
-def counted_address(request: Request) -> str | None:
-    """Return whose address this waits from; none for the router's own machine, where proxies are."""
-    if request.client is None or is_loopback(request.client.host):
-        return None
-    return address_of(request)
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Wait for the work, and stop it when the client has gone: a poll of nobody must not take up a place."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else await _cancelled(task)
-    finally:
-        for each in (task, gone):
-            each.cancel()
-        with suppress(asyncio.CancelledError):
-            await gone
-
-
-async def _cancelled(task: "asyncio.Future[Result]") -> Result:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        return await task
-    raise ShuttingDown  # nobody reads this answer
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

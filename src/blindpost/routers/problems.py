@@ -2,12 +2,14 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from blindpost.errors import (
     InternalFault,
@@ -89,21 +91,38 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _fault)
 
 
 async def _problem(_request: Request, error: Exception) -> Response:
     return ProblemResponse(error if isinstance(error, Problem) else InternalFault())
 
 
+class _Unanswered(Response):
+    """Nothing: the gate will log the fault, and answer it."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        return None
+
+
+async def _fault(_request: Request, _error: Exception) -> Response:
+    """Keep the framework from answering a fault of ours before it lets it pass on."""
+    return _Unanswered()
+
+
 async def _invalid(_request: Request, error: Exception) -> Response:
-    errors = error.errors() if isinstance(error, RequestValidationError) else []
+    return ProblemResponse(invalid(error.errors() if isinstance(error, RequestValidationError) else []))
+
+
+def invalid(errors: Sequence[Any]) -> Problem:
+    """Say what is wrong with a request, from a list of Pydantic's errors."""
     if any(item["type"] == "json_invalid" for item in errors):
-        return ProblemResponse(InvalidJson())
+        return InvalidJson()
     if any(item["type"] in {"bytes_too_long", "too_long"} and "message" in item["loc"] for item in errors):
-        return ProblemResponse(TooLarge())
+        return TooLarge()
     # Where and what, never the value: it may be a key or a token, and answers are kept by proxies.
     shown = [f"{_place(item['loc'])}: {_words(item)}" for item in errors[:SHOWN_MAX]]
-    return ProblemResponse(InvalidRequest(f"{'; '.join(shown)}." if shown else None))
+    return InvalidRequest(f"{'; '.join(shown)}." if shown else None)
 
 
 def _words(item: dict[str, Any]) -> str:
@@ -121,10 +140,15 @@ async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException) or error.status_code not in _BY_STATUS:
         log_fault("unexpected_http_error", error)
         return ProblemResponse(InternalFault())
-    headers = dict(error.headers or {})
+    answer = of_status(error)
     if error.status_code == MethodNotAllowed.status:
         # The framework names the methods of one route alone, and a path can have several.
         operations = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None))
         if operations:
-            headers["Allow"] = ", ".join(sorted(operations)).upper()
-    return ProblemResponse(_BY_STATUS[error.status_code](), headers)
+            answer.headers["Allow"] = ", ".join(sorted(operations)).upper()
+    return answer
+
+
+def of_status(error: HTTPException) -> Response:
+    """Answer an error of the framework's as the problem of its status."""
+    return ProblemResponse(_BY_STATUS[error.status_code](), dict(error.headers or {}))

@@ -7,6 +7,7 @@ from dishka.integrations.fastapi import FromDishka, inject
 from fastapi import Depends, Request, Security
 from fastapi.security.http import HTTPBase
 
+from blindpost.core.addresses import is_loopback
 from blindpost.core.limiter import REQUEST, Limit, Limiter
 from blindpost.routers.addresses import group_of
 from blindpost.services.auth import AuthService
@@ -25,6 +26,13 @@ _BOUND: Final = {"dpop": True, "bearer": False}
 def address_of(request: Request) -> str:
     """Return the caller's address, an IPv6 one as its /64: one household has that many."""
     return "local" if request.client is None else group_of(request.client.host)
+
+
+def counted_address(request: Request) -> str | None:
+    """Return whose address this waits from; none for the router's own machine, where proxies are."""
+    if request.client is None or is_loopback(request.client.host):
+        return None
+    return address_of(request)
 
 
 def limited(limit: Limit) -> Callable[..., Awaitable[None]]:
