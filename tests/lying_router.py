@@ -28,6 +28,10 @@ def problem(status: int, code: str, **headers: str) -> httpx.Response:
     return httpx.Response(status, json=body, headers=headers)
 
 
+def says(answer: Answer) -> Handler:
+    return lambda *_: answer
+
+
 def lost(_: httpx.Request, __: dict[str, Any]) -> Answer:
     raise httpx.ReadError("the connection broke")
 
@@ -154,6 +158,10 @@ class LyingRouter:
         receiver = UUID(body["receiver_id"])
         return self.entry(self.me(request), receiver, receiver)
 
+    def _accept_contact_request_put(self, request: httpx.Request, body: dict[str, Any]) -> Answer:
+        sender = UUID(body["sender_id"])
+        return self.entry(sender, self.me(request), sender, "accepted")
+
     def _get_contacts_get(self, _: httpx.Request, __: dict[str, Any]) -> Answer:
         return []
 
@@ -185,6 +193,14 @@ class LyingRouter:
 
     def _status_get(self, request: httpx.Request, _: dict[str, Any]) -> Answer:
         return dict.fromkeys(request.url.params["ids"].split(","), "delivered")
+
+
+async def pair(router: LyingRouter) -> tuple[Client, UUID, Client, UUID]:
+    """Return Alice, who knows Bob's keys, and Bob, who knows nobody's."""
+    alice, alice_id = await router.account("alice")
+    bob, bob_id = await router.account("bob")
+    await alice.request_contact("bob")
+    return alice, alice_id, bob, bob_id
 
 
 async def no_sleep(_: float) -> None:

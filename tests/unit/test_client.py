@@ -39,7 +39,7 @@ from blindpost.client.inbox import HELD_MAX
 from blindpost.client.transport import ANSWER_MAX_BYTES, HttpTransport, origin_of
 from blindpost.protocol import transcripts
 from blindpost.protocol.encoding import b64encode
-from lying_router import NOW, ORIGIN, Answer, LyingRouter, lost, no_sleep, problem
+from lying_router import NOW, ORIGIN, Answer, LyingRouter, lost, no_sleep, pair, problem, says
 
 
 @pytest.fixture(autouse=True)
@@ -53,19 +53,8 @@ def router() -> LyingRouter:
     return LyingRouter()
 
 
-async def pair(router: LyingRouter) -> tuple[Client, UUID, Client, UUID]:
-    alice, alice_id = await router.account("alice")
-    bob, bob_id = await router.account("bob")
-    await alice.request_contact("bob")
-    return alice, alice_id, bob, bob_id
-
-
 async def next_of(stream: AsyncIterator[Received]) -> Received:
     return await asyncio.wait_for(anext(stream), 5)
-
-
-def says(answer: Answer) -> Any:
-    return lambda *_: answer
 
 
 # The ordinary course

@@ -1,5 +1,6 @@
 """A client's memory: whose keys, what was read, what is unsent. It is encrypted, and outlives the process."""
 
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,9 @@ from blindpost.client import (
     KeyChanged,
     OutboxFull,
     Scrypt,
+    StillTrusted,
     Store,
+    UnknownContact,
     UntrustedAnswer,
     WrongServer,
 )
@@ -103,13 +106,99 @@ def test_keys_that_came_after_the_look_are_not_confirmed(store: Store) -> None:
     assert remembered(store).ecdsa == bob.ecdsa == KEYS[0]
 
 
-def test_a_change_taken_back_is_forgotten(store: Store) -> None:
-    """If the router returns to the trusted key there is nothing to confirm."""
+def test_a_change_taken_back_was_a_change(path: Path) -> None:
+    """A router that goes back to the trusted key, on its own or after a restart, does not end the warning."""
+    bob = verified(Store.open(path, ALICE))
+    number = Store.open(path, ALICE).contacts.number(bob)
+    with pytest.raises(KeyChanged):
+        Store.open(path, ALICE).contacts.learn(keys(2, 3))
+    for _ in range(2):
+        store = Store.open(path, ALICE)
+        with pytest.raises(KeyChanged, match="should not have") as caught:
+            store.contacts.learn(keys(0, 1))
+        assert caught.value.new_number == caught.value.old_number == number
+        assert not store.contacts.verify(BOB, number)
+    assert store.contacts.confirm(BOB, number)
+    assert store.contacts.learn(keys(0, 1)) == bob == remembered(Store.open(path, ALICE))
+
+
+def test_one_name_is_one_person(store: Store) -> None:
+    """A key under a new id and a known name would pass for a first one, and its messages for that person's."""
+    store.contacts.learn(keys(0, 1))
+    with pytest.raises(WrongServer):
+        store.contacts.learn(UserKeys(UUID(int=9), "BOB", KEYS[2], KEYS[3]))
+    assert [each.user_id for each in store.contacts.all()] == [BOB]
+
+
+def stranger(number: int) -> UserKeys:
+    return UserKeys(UUID(int=100 + number), f"stranger{number}", KEYS[0], KEYS[1])
+
+
+def test_strangers_have_a_room_of_their_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take nobody's place, neither that of somebody chosen nor one another's; a choice is always possible."""
+    monkeypatch.setattr(store_module, "STRANGERS_MAX", 3)
+    monkeypatch.setattr(store_module, "CONTACTS_MAX", 2)
+    store.contacts.learn(keys(0, 1), keep=True)
+    for number in range(3):
+        store.contacts.learn(stranger(number))
+    before = store.contacts.all()
+    with pytest.raises(UntrustedAnswer, match="more people"):
+        store.contacts.learn(stranger(3))
+    assert store.contacts.all() == before
+    store.contacts.learn(stranger(0), keep=True)
+    store.contacts.learn(stranger(3))
+    with pytest.raises(UntrustedAnswer):
+        store.contacts.learn(stranger(4), keep=True)
+    assert [each.kept for each in store.contacts.all()] == [True, True, False, False, False]
+    assert store.contacts.learn(stranger(0)).kept, "once chosen is chosen"
+
+
+@pytest.mark.parametrize("act", ["verify", "confirm"])
+def test_who_was_compared_or_confirmed_is_no_stranger(act: str, store: Store) -> None:
     bob = store.contacts.learn(keys(0, 1))
+    number = store.contacts.number(bob)
+    if act == "confirm":
+        with pytest.raises(KeyChanged) as caught:
+            store.contacts.learn(keys(2, 3))
+        number = caught.value.new_number
+    assert not bob.kept
+    assert getattr(store.contacts, act)(BOB, number)
+    assert remembered(store).kept
+
+
+def test_forgetting_takes_a_word_more_where_there_is_something_to_lose(store: Store) -> None:
+    """What was compared, and a change that waits: to forget it would be to confirm it without a look."""
+    verified(store)
+    with pytest.raises(StillTrusted, match="compared"):
+        store.contacts.forget(BOB)
+    store.contacts.forget(BOB, sure=True)
+    store.contacts.learn(keys(0, 1))
     with pytest.raises(KeyChanged):
         store.contacts.learn(keys(2, 3))
-    assert store.contacts.learn(keys(0, 1)) == bob
-    assert not store.contacts.confirm(BOB, store.contacts.number(bob))
+    with pytest.raises(StillTrusted, match="not confirmed") as caught:
+        store.contacts.forget(BOB)
+    assert caught.value.hint
+    store.contacts.forget(BOB, sure=True)
+    with pytest.raises(UnknownContact):
+        store.contacts.forget(BOB)
+    store.contacts.learn(keys(4, 5))
+    store.contacts.forget(BOB)
+    assert store.contacts.all() == ()
+
+
+def test_a_store_of_an_earlier_version_still_opens(path: Path) -> None:
+    """Everybody in it stays, as people whom the user chose."""
+    store = Store.open(path, ALICE)
+    store.contacts.learn(keys(0, 1))
+    store.enqueue(Unsent(client_message_id=UUID(int=8), recipient_id=BOB, message=b"x"))
+    content = json.loads(store.state.model_dump_json())
+    del content["contacts"][str(BOB)]["kept"]
+    del content["outbox"][str(UUID(int=8))]["sealed_for"]
+    assert store._file
+    store._file.write(json.dumps(content).encode())
+    again = Store.open(path, ALICE)
+    assert remembered(again).kept
+    assert again.unsent()[0].may_go_to(remembered(again))
 
 
 def test_a_new_ecdh_key_is_its_owners_word(store: Store) -> None:

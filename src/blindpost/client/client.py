@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -17,8 +17,10 @@ import httpx
 from blindpost.client.directory import CONTACTS_MAX_BYTES, Directory
 from blindpost.client.errors import (
     ClientError,
+    KeyChanged,
     LoginRefused,
     Refused,
+    SealedToOldKey,
     UnknownContact,
     Unreachable,
     UntrustedAnswer,
@@ -50,6 +52,7 @@ from blindpost.services.models.messages import Sent as SentAnswer
 T = TypeVar("T")
 
 CLIENT_ERROR: Final = 400
+NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 FAULT: Final = 500
 SERVER_ERROR: Final = 500
@@ -57,6 +60,7 @@ STATUS_IDS_MAX: Final = 100
 CLOSE_TIMEOUT_S: Final = 3.0
 IDLE_PAUSE_S: Final = 1.0
 IDLE_PAUSE_MAX_S: Final = 5.0
+ASKED_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +298,7 @@ class Client:
         """
         self._check_other(user)
         user_id = user if isinstance(user, UUID) else await self._find(user)
-        await self._directory.contact(user_id)
+        await self._directory.contact(user_id, keep=True)
         request = ContactRequest(receiver_id=user_id).model_dump(mode="json")
         try:
             body = await self._session.call("POST", "/contacts/send-contact-request", json=request)
@@ -309,12 +313,28 @@ class Client:
     async def accept(self, user: UUID | str) -> ContactEntry:
         """Accept a request received from a user, and keep their keys; raises KeyChanged, WrongKeys."""
         user_id = await self._resolve(user)
-        await self._directory.contact(user_id)
+        await self._directory.contact(user_id, keep=True)
         return await self._decide("/contacts/accept-contact-request", user_id)
 
     async def reject(self, user: UUID | str) -> ContactEntry:
-        """Reject a request received from a user."""
-        return await self._decide("/contacts/reject-contact-request", await self._resolve(user))
+        """Reject a request received from a user, and forget them here if they are a stranger."""
+        user_id = await self._resolve(user)
+        rejected = await self._decide("/contacts/reject-contact-request", user_id)
+        self._store.contacts.forget_stranger(user_id)
+        return rejected
+
+    def forget(self, user: UUID | str, *, sure: bool = False) -> None:
+        """Drop what is remembered here of somebody: name, keys, and which messages were read. The router hears nothing.
+
+        The next keys that the router gives for them are trusted on first use again, and messages read before, if the
+        router kept them, would be shown as new. Raises UnknownContact, or StillTrusted unless `sure` where the user
+        compared the safety number, or has not confirmed a change of keys.
+        """
+        known = self._store.contacts.named(user) if isinstance(user, str) else None
+        if known is None and isinstance(user, str):
+            raise UnknownContact(f"nobody named {user} is remembered here", "There is nothing to forget.")
+        self._store.contacts.forget(known.user_id if known else UUID(str(user)), sure=sure)
+        self._confirmed.set()
 
     async def _decide(self, path: str, user_id: UUID) -> ContactEntry:
         request = ContactDecision(sender_id=user_id).model_dump(mode="json")
@@ -352,12 +372,38 @@ class Client:
     # Trust
 
     async def safety_number(self, contact: UUID | str) -> str:
-        """Return the 60 digits for the identity keys trusted now; raises KeyChanged if others are offered."""
+        """Return the 60 digits for the identity keys trusted now; raises KeyChanged if others are, or were, offered."""
         return self._store.contacts.number(await self._trusted(contact))
+
+    async def distrusted(self) -> dict[UUID, KeyChanged | UntrustedAnswer]:
+        """Ask for the keys of everybody remembered, and return whose may not be used now, and why.
+
+        Every call that uses a key asks by itself; this is to tell the user before. Call it on ContactsChanged.
+        """
+        found: dict[UUID, KeyChanged | UntrustedAnswer] = {}
+        turns = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def ask(contact: Contact) -> None:
+            async with turns:
+                try:
+                    await self._directory.contact(contact.user_id)
+                except (KeyChanged, UntrustedAnswer) as problem:
+                    found[contact.user_id] = problem
+                except Refused as error:
+                    # The account is gone: nobody can be written to there.
+                    if error.status != NOT_FOUND:
+                        raise
+
+        with _one_error():
+            async with asyncio.TaskGroup() as group:
+                for contact in self._store.contacts.all():
+                    group.create_task(ask(contact))
+        return found
 
     async def confirm_keys(self, contact: UUID | str, safety_number: str) -> None:
         """Trust a contact's changed keys: those whose safety number (KeyChanged.new_number) the user saw.
 
+        If the router took the change back, they are the ones from before: the user decides that, too.
         Raises KeyChanged if the keys offered are others by now, ValueError if none are offered.
         """
         known = await self._remembered(contact)
@@ -373,8 +419,9 @@ class Client:
         return self._store.contacts.verify(known.user_id, _digits(safety_number))
 
     async def is_verified(self, contact: UUID | str) -> bool:
-        """Tell whether the user compared the safety number for the keys trusted now."""
-        return (await self._remembered(contact)).verified
+        """Tell whether the user compared the safety number for the keys trusted now, and no change is unconfirmed."""
+        known = await self._remembered(contact)
+        return known.verified and known.offered is None
 
     async def _trusted(self, contact: UUID | str) -> Contact:
         return await self._directory.contact(await self._resolve(contact))
@@ -393,29 +440,67 @@ class Client:
         Raises KeyChanged until changed keys are confirmed, ValueError if the message is too long, OutboxFull. After
         Unreachable, or Refused with status 503, it waits in the outbox: call `flush`, not `send` again.
         """
-        recipient = await self._trusted(contact)
+        recipient = await self._directory.contact(await self._resolve(contact), keep=True)
         content = _content(message, int(self._clock() * 1000))
-        sealed = await self._sealer.seal(recipient, content)
-        unsent = Unsent(client_message_id=content.client_message_id, recipient_id=recipient.user_id, message=sealed)
+        unsent = Unsent(
+            client_message_id=content.client_message_id,
+            recipient_id=recipient.user_id,
+            message=await self._sealer.seal(recipient, content),
+            sealed_for=(recipient.ecdsa, recipient.ecdh),
+        )
         self._store.enqueue(unsent)
-        return await self._post(unsent)
+        try:
+            return await self._post(unsent)
+        except KeyChanged:
+            # The session ended before the message was taken, and the keys changed meanwhile: as if it had been known.
+            self._store.settle(unsent.client_message_id)
+            raise
 
     async def flush(self) -> list[Sent]:
         """Send what a lost connection or a crash left in the outbox: the same bytes under the same ids.
 
         Another process may do the same at the same time: the router keeps one of each.
         A message that the router refuses for good is dropped, and the refusal raised.
+
+        What was sealed for somebody whose keys may not be used now stays, and KeyChanged or UntrustedAnswer is raised
+        once all others have had their turn. After the user confirmed new keys, what was sealed to a key that they do
+        not vouch for is dropped, and SealedToOldKey raised likewise.
         """
-        return [await self._post(unsent) for unsent in self._store.unsent()]
+        sent: list[Sent] = []
+        problems: list[ClientError] = []
+        for unsent in self._store.unsent():
+            try:
+                await self._check_recipient(unsent)
+                sent.append(await self._post(unsent))
+            except (KeyChanged, UntrustedAnswer, SealedToOldKey) as problem:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
+        return sent
+
+    async def _check_recipient(self, unsent: Unsent) -> None:
+        """Let a sealed message pass only while the keys that it was sealed for may be used."""
+        try:
+            recipient = await self._directory.contact(unsent.recipient_id, keep=True)
+        except Refused as error:
+            # No such account any more: the router refuses the message, too, and it is dropped then.
+            if error.status != NOT_FOUND:
+                raise
+            return
+        if not unsent.may_go_to(recipient):
+            self._store.settle(unsent.client_message_id)
+            raise SealedToOldKey(recipient.username)
 
     def unsent(self) -> tuple[UUID, ...]:
         """Return the client message ids that wait in the outbox."""
         return tuple(unsent.client_message_id for unsent in self._store.unsent())
 
     async def _post(self, unsent: Unsent) -> Sent:
-        request = SendRequest(**unsent.model_dump()).model_dump(mode="json")
+        request = SendRequest(**unsent.model_dump(exclude={"sealed_for"})).model_dump(mode="json")
         try:
-            answer = parse(SentAnswer, await self._session.call("POST", "/messages/send", json=request))
+            check = partial(self._check_recipient, unsent)
+            body = await self._session.call("POST", "/messages/send", json=request, renewed=check)
+            answer = parse(SentAnswer, body)
         except Refused as error:
             # After a fault of the router's it is not known what happened: the same bytes may be sent again.
             if not (is_passing(error) or error.status >= FAULT or isinstance(error, LoginRefused)):
@@ -474,14 +559,21 @@ class Client:
         return min(pause_s * 2, IDLE_PAUSE_MAX_S)
 
     async def receive_once(self, timeout_s: float = 0.0) -> list[Received]:
-        """Return what has arrived, waiting up to `timeout_s` for it. Call `ack` with what was taken."""
+        """Return what has arrived, waiting up to `timeout_s` for it. Call `ack` with what was taken.
+
+        News of deliveries and contacts is passed over; `events_once` has it.
+        """
+        return [event for event in await self.events_once(timeout_s) if isinstance(event, Received)]
+
+    async def events_once(self, timeout_s: float = 0.0) -> list[Event]:
+        """Return what `receive_once` does, and news of deliveries and contacts before it."""
         answer = await self._inbox.poll(timeout_s)
         opened: dict[UUID | None, Received] = {}
         for message in answer.messages:
             received = await self._inbox.open(message)
             if received is not None:
                 opened.setdefault(received.client_message_id or received.id, received)
-        return list(opened.values())
+        return [*_news(answer), *opened.values()]
 
     async def ack(self, *received: Received) -> None:
         """Acknowledge messages that were taken; held ones are passed over."""
@@ -498,6 +590,15 @@ class Client:
             body = await self._session.call("GET", "/messages/status", params={"ids": part})
             found |= parse(dict[UUID, MessageStatus], body)
         return {message_id: found[message_id] for message_id in wanted if message_id in found}
+
+
+@contextmanager
+def _one_error() -> Iterator[None]:
+    """Raise the first error of a task group alone: callers know our errors, not groups of them."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 def _content(message: str | bytes, sent_at_ms: int) -> Content:

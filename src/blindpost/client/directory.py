@@ -1,6 +1,7 @@
 """Other people's names and keys, as the router gives them and as far as it can be held to them."""
 
 import re
+from time import monotonic
 from typing import Final
 from uuid import UUID
 
@@ -16,6 +17,8 @@ from blindpost.services.models.contacts import UserSummary
 
 NAMES_MAX: Final = 100_000
 CONTACTS_MAX_BYTES: Final = 16_777_216
+FRESH_S: Final = 600
+"""For how long keys are taken for current. News of changes comes with polls, and a program that only sends has none."""
 
 
 class Directory:
@@ -25,12 +28,15 @@ class Directory:
         self._session = session
         self._store = store
         self._names: dict[UUID, str] = {}
-        self._fresh: set[UUID] = set()
+        self._fresh: dict[UUID, float] = {}
+        """When somebody's keys were asked for."""
+        self._expiries = 0
         self._logins = 0
 
     def expire(self) -> None:
         """Ask for everybody's keys again before their next use."""
         self._fresh.clear()
+        self._expiries += 1
 
     async def search(self, prefix: str) -> list[UserSummary]:
         """Return users whose names begin with a prefix of 3 to 50 characters; raises WrongName for another."""
@@ -63,27 +69,40 @@ class Directory:
         if (pinned.username if pinned else self._names.setdefault(user_id, username)) != username:
             raise WrongServer("the server gave one user two names")
 
-    async def contact(self, user_id: UUID) -> Contact:
+    async def contact(self, user_id: UUID, *, keep: bool = False) -> Contact:
         """Return a user with keys that may be used now: pinned, up to date, unchanged or changed by their owner.
 
-        Raises KeyChanged, UnknownContact, WrongKeys, UntrustedAnswer, or what `Session.call` raises.
+        `keep` says that the user chose this person. Raises KeyChanged, UnknownContact, WrongKeys, UntrustedAnswer, or
+        what `Session.call` raises.
         """
         if self._logins != self._session.logins:
             # What changed between two sessions was told to neither.
             self._logins = self._session.logins
             self.expire()
         known = self._store.contacts.get(user_id)
-        if known is None or user_id not in self._fresh:
-            return await self.refresh(user_id)
+        if known is None or not self._is_fresh(user_id) or (keep and not known.kept):
+            return await self.refresh(user_id, keep=keep)
         if known.offered is not None:
             raise self._store.contacts.changed(known)
         return known
 
-    async def refresh(self, user_id: UUID) -> Contact:
+    def _is_fresh(self, user_id: UUID) -> bool:
+        asked = self._fresh.get(user_id)
+        return asked is not None and monotonic() - asked < FRESH_S
+
+    async def refresh(self, user_id: UUID, *, keep: bool = False) -> Contact:
         """Ask for a user's keys and take them in; raises as `contact` does."""
+        asked, expiries, logins = monotonic(), self._expiries, self._session.logins
         keys = await self._fetch(user_id)
-        self._fresh.add(user_id)
-        return self._store.contacts.learn(keys)
+        if (logins, self._session.logins) == (0, 1):
+            # This question made the first session, so there was none before it to miss anything in.
+            self._logins = 1
+        if len(self._fresh) >= NAMES_MAX:
+            self._fresh.clear()
+        # The answer may be older than news of a change that came while it was on its way.
+        if expiries == self._expiries:
+            self._fresh[user_id] = asked
+        return self._store.contacts.learn(keys, keep=keep)
 
     async def _fetch(self, user_id: UUID) -> UserKeys:
         username = await self._name(user_id)

@@ -8,6 +8,9 @@ ClientError                       has a hint: what a person can do
 │   ├── WrongServer               it speaks for another origin, user or account
 │   └── WrongKeys                 somebody's keys are not theirs, or not signed
 ├── KeyChanged                    a contact has a new identity key, which the user has not confirmed
+├── ReplacedKey                   a message is signed with a key that its sender seems to have replaced
+├── SealedToOldKey                a waiting message was sealed to a key that is trusted no longer
+├── StillTrusted                  forgetting this person would drop what the user compared, or a warning
 ├── CannotDecrypt                 a message was altered, or is not for these keys
 ├── HeldTooMany                   a message was given up, because too many of its sender wait
 ├── MaybeRepeated                 a message may be an old one delivered again
@@ -90,12 +93,45 @@ class KeyChanged(ClientError):
     hint = "They may have a new device, or the server may be lying: compare the safety number by another way."
 
     def __init__(self, user_id: UUID, username: str, *, old_number: str, new_number: str) -> None:
-        super().__init__(f"the identity key of {username} changed; the new safety number is {grouped(new_number)}")
+        what = f"the identity key of {username} changed; the new safety number is"
+        if new_number == old_number:
+            # The router took a change back, or brought a replaced ECDH key back: only the user can say what is right.
+            what = f"the server offered keys of {username} that it should not have; the safety number now is"
+        super().__init__(f"{what} {grouped(new_number)}")
         self.user_id = user_id
         self.username = username
         self.old_number = old_number
         """60 digits, as are those of the new one."""
         self.new_number = new_number
+
+
+class ReplacedKey(ClientError):
+    """The message is readable, and signed with the trusted key; but the router offers another one by now."""
+
+    hint = "Whoever has the old key may have written it: settle the sender's keys before you rely on it."
+
+    def __init__(self, username: str) -> None:
+        super().__init__(f"this message is signed with a key that {username} seems to have replaced")
+
+
+class SealedToOldKey(ClientError):
+    """The keys were confirmed anew since the message was sealed: who has the old one could read it. It is dropped."""
+
+    hint = "Write it again."
+
+    def __init__(self, username: str) -> None:
+        super().__init__(f"a message to {username} was not sent: it was sealed to a key that is trusted no longer")
+
+
+class StillTrusted(ClientError):
+    """Forgetting is trusting whatever key comes next, so it takes a word more where there is something to lose."""
+
+    def __init__(self, username: str, what: str) -> None:
+        super().__init__(
+            f"{what}; if you forget {username}, the next key that the server gives is trusted unseen",
+            "Say that you are sure (sure=True), if that is what you want.",
+        )
+        self.username = username
 
 
 class CannotDecrypt(ClientError):

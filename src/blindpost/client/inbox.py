@@ -13,6 +13,7 @@ from blindpost.client.errors import (
     KeyChanged,
     MaybeRepeated,
     Refused,
+    ReplacedKey,
     UnknownContact,
     UntrustedAnswer,
 )
@@ -38,7 +39,11 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One message as the user sees it. With a `problem`, `data` is None unless the problem is MaybeRepeated."""
+    """One message as the user sees it.
+
+    With a `problem`, `data` is None unless the problem is MaybeRepeated or ReplacedKey: such a message is genuine, but
+    may be old, or by whoever has a key that was replaced.
+    """
 
     id: UUID
     """The router's."""
@@ -125,7 +130,7 @@ class Inbox:
         if message.id in self._held and self._is_unconfirmed(message.sender_id):
             return None
         try:
-            sender, content = await self._decrypt(message)
+            sender, content, doubt = await self._decrypt(message)
         except (CannotDecrypt, KeyChanged, UntrustedAnswer) as problem:
             return self._problem(message, problem)
         self._held.pop(message.id, None)
@@ -133,7 +138,10 @@ class Inbox:
             self._done[message.id] = None
             return None
         # As it is now: another process may have read more of this sender's messages meanwhile.
-        return self._received(message, self._store.contacts.get(sender.user_id) or sender, content)
+        sender = self._store.contacts.get(sender.user_id) or sender
+        if doubt is None and content.sent_at_ms <= sender.forgotten_until:
+            doubt = MaybeRepeated()
+        return _received(message, sender, content, doubt)
 
     def _was_taken(self, sender_id: UUID, client_message_id: UUID) -> bool:
         is_taken = (sender_id, client_message_id) in self._taken
@@ -177,20 +185,42 @@ class Inbox:
                 self._done.pop(message_id, None)
         return len(done)
 
-    async def _decrypt(self, message: Message) -> tuple[Contact, Content]:
+    async def _decrypt(self, message: Message) -> tuple[Contact, Content, ClientError | None]:
+        """Return sender, content, and what speaks against it; raises CannotDecrypt, KeyChanged, UntrustedAnswer."""
         known = self._store.contacts.get(message.sender_id)
-        if known is not None:
-            try:
-                return known, await self._sealer.open(known, message.message)
-            except CannotDecrypt:
-                if known.offered is not None:
-                    raise self._store.contacts.changed(known) from None
-        # A stranger, or the keys on file do not fit: the sender may have changed theirs.
-        before = None if known is None else known.ecdsa
-        current = await self._current(message.sender_id)
-        if current.ecdsa == before:
-            raise CannotDecrypt
-        return current, await self._sealer.open(current, message.message)
+        if known is None:
+            sender = await self._current(message.sender_id)
+            return sender, await self._sealer.open(sender, message.message), None
+        try:
+            await self._ask(message.sender_id)
+        except KeyChanged as change:
+            return known, await self._opened_before(known, message, change), ReplacedKey(known.username)
+        # As it is now: another process may have confirmed other keys while these were asked for.
+        sender = self._store.contacts.get(message.sender_id) or known
+        try:
+            return sender, await self._sealer.open(sender, message.message), None
+        except CannotDecrypt:
+            # The sender may have changed the keys a moment ago.
+            current = await self._current(message.sender_id)
+            if current.ecdsa == sender.ecdsa:
+                raise
+        return current, await self._sealer.open(current, message.message), None
+
+    async def _ask(self, sender_id: UUID) -> None:
+        """Have the sender's keys up to date, also if a message would open without: the change may be news."""
+        try:
+            await self._directory.contact(sender_id)
+        except Refused as error:
+            # The sender deleted the account; what they wrote before still opens under the remembered key.
+            if error.status != NOT_FOUND:
+                raise
+
+    async def _opened_before(self, known: Contact, message: Message, change: KeyChanged) -> Content:
+        """Open a message under the key that was trusted before a change; raises the change if it is not under that."""
+        try:
+            return await self._sealer.open(known, message.message)
+        except CannotDecrypt:
+            raise change from None
 
     async def _current(self, sender_id: UUID) -> Contact:
         try:
@@ -223,16 +253,16 @@ class Inbox:
         sizes = [size for sender_id, size in self._held.values() if sender_id == message.sender_id]
         return len(sizes) < HELD_MAX and sum(sizes) + len(message.message) <= HELD_MAX_BYTES
 
-    def _received(self, message: Message, sender: Contact, content: Content) -> Received:
-        problem = MaybeRepeated() if content.sent_at_ms <= sender.forgotten_until else None
-        return Received(
-            id=message.id,
-            sender_id=sender.user_id,
-            username=sender.username,
-            timestamp=message.timestamp,
-            sent_at=EPOCH + timedelta(milliseconds=content.sent_at_ms),
-            client_message_id=content.client_message_id,
-            data=content.data,
-            kind=content.kind,
-            problem=problem,
-        )
+
+def _received(message: Message, sender: Contact, content: Content, problem: ClientError | None) -> Received:
+    return Received(
+        id=message.id,
+        sender_id=sender.user_id,
+        username=sender.username,
+        timestamp=message.timestamp,
+        sent_at=EPOCH + timedelta(milliseconds=content.sent_at_ms),
+        client_message_id=content.client_message_id,
+        data=content.data,
+        kind=content.kind,
+        problem=problem,
+    )

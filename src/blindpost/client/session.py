@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -91,9 +91,14 @@ class Session:
         timeout_s: float = TIMEOUT_S,
         max_bytes: int = ANSWER_MAX_BYTES,
         repeatable: bool = True,
+        renewed: Callable[[], Awaitable[object]] | None = None,
     ) -> Any:
-        """Make one call as the user; raises Unreachable, Refused, UntrustedAnswer, or what `login` raises."""
-        credentials = self._credentials or await self._renew(None)
+        """Make one call as the user; raises Unreachable, Refused, UntrustedAnswer, or what `login` raises.
+
+        `renewed` is called before the call is made under another session than the caller knew, and may stop it by
+        raising: what changed between two sessions was told to neither.
+        """
+        credentials = self._credentials or await self._renew(None, renewed)
         options = {"json": json, "params": params, "timeout_s": timeout_s, "max_bytes": max_bytes}
         try:
             return await self._repeat(method, path, repeatable=repeatable, sign=credentials.sign, **options)
@@ -101,18 +106,21 @@ class Session:
             if error.status != UNAUTHENTICATED:
                 raise
         # A refused session changed nothing, so any call may be made again under a new one: once.
-        credentials = await self._renew(credentials)
+        credentials = await self._renew(credentials, renewed)
         return await self._repeat(method, path, repeatable=repeatable, sign=credentials.sign, **options)
 
-    async def _renew(self, ended: Credentials | None) -> Credentials:
+    async def _renew(self, ended: Credentials | None, renewed: Callable[[], Awaitable[object]] | None) -> Credentials:
         """Log in, unless another task did so since the given session was found dead."""
         async with self._login_lock:
             if self._credentials is None or self._credentials is ended:
                 self._credentials = None
                 await self._login()
-            if self._credentials is None:
-                raise AssertionError("a login without a token")
-            return self._credentials
+            credentials = self._credentials
+        if credentials is None:
+            raise AssertionError("a login without a token")
+        if renewed is not None:
+            await renewed()
+        return credentials
 
     async def _repeat(self, method: str, path: str, *, repeatable: bool = True, **options: Any) -> Any:
         return await self.retry.run(lambda: self.transport.request(method, path, **options), repeatable=repeatable)

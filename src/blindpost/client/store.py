@@ -17,7 +17,15 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from blindpost.client.errors import DamagedFile, KeyChanged, OutboxFull, UntrustedAnswer, WrongServer
+from blindpost.client.errors import (
+    DamagedFile,
+    KeyChanged,
+    OutboxFull,
+    StillTrusted,
+    UnknownContact,
+    UntrustedAnswer,
+    WrongServer,
+)
 from blindpost.client.files import locked, peek_private, read_private, write_private
 from blindpost.client.identity import Identity
 from blindpost.protocol.encoding import b64decode, b64encode
@@ -36,7 +44,10 @@ READ_MAX: Final = 512
 FLAGGED_MAX: Final = 1_024
 OUTBOX_MAX: Final = 256
 CONTACTS_MAX: Final = 4_096
-"""A router can invent people without end. Who is remembered is never dropped for somebody new."""
+"""People whom the user asked, accepted, wrote to, compared or confirmed."""
+STRANGERS_MAX: Final = 1_024
+"""All others. A router can invent people without end: they share a room of their own, and who is remembered is never
+dropped for somebody new, as that would make the next key of theirs a first one."""
 FORMER_MAX: Final = 64
 
 
@@ -62,10 +73,13 @@ class Contact(_Fixed):
     username: str
     ecdsa: Key
     ecdh: Key
+    kept: bool = True
+    """The user asked, accepted, wrote to, compared or confirmed them; a stranger only wrote."""
     verified: bool = False
     """The user compared the safety number."""
     offered: tuple[Key, Key] | None = None
-    """ECDSA and ECDH keys that the server gives now, if the user has not confirmed them."""
+    """ECDSA and ECDH keys that the server gave last, from a change on until the user confirms some. They may be the
+    trusted ones again: a change that is taken back was a change."""
     former: tuple[Key, ...] = ()
     """Replaced ECDH keys: the server may not go back to one of them."""
     read: dict[UUID, int] = Field(default_factory=dict)
@@ -82,6 +96,11 @@ class Contact(_Fixed):
         changes = {"ecdsa": ecdsa, "ecdh": ecdh, "offered": None, "former": former, "verified": verified}
         return self.model_copy(update=changes)
 
+    def told(self, ecdsa: PublicKey, ecdh: PublicKey) -> Self:
+        """Return the contact after the server gave these keys: trusted, or offered for the user to confirm."""
+        is_settled = self.offered is None and ecdsa == self.ecdsa and ecdh not in self.former
+        return self.with_keys(ecdsa, ecdh) if is_settled else self.model_copy(update={"offered": (ecdsa, ecdh)})
+
     def having_read(self, client_message_id: UUID, sent_at_ms: int) -> Self:
         """Return the contact with a message remembered, and the oldest beyond the bound forgotten, but not its time."""
         read = self.read | {client_message_id: sent_at_ms}
@@ -97,6 +116,15 @@ class Unsent(_Fixed):
     client_message_id: UUID
     recipient_id: UUID
     message: Ciphertext
+    sealed_for: tuple[Key, Key] | None = None
+    """The recipient's ECDSA and ECDH keys then."""
+
+    def may_go_to(self, recipient: Contact) -> bool:
+        """Tell whether the key it was sealed to is vouched for by the identity key that is trusted now.
+
+        Under one identity key it is, also when replaced since: its owner still reads what was on its way.
+        """
+        return self.sealed_for is None or recipient.ecdsa == self.sealed_for[0] or recipient.ecdh == self.sealed_for[1]
 
 
 class _State(_Record):
@@ -155,35 +183,36 @@ class ContactBook:
         old_number, new_number = self.number(contact), self.number(contact, new)
         return KeyChanged(contact.user_id, contact.username, old_number=old_number, new_number=new_number)
 
-    def learn(self, keys: UserKeys) -> Contact:
+    def learn(self, keys: UserKeys, *, keep: bool = False) -> Contact:
         """Take in what the server says now; raises KeyChanged if only the user can accept it.
 
-        Raises UntrustedAnswer for a new person when 4,096 are remembered, WrongServer for another name than before.
+        `keep` says that the user chose this person: others have less room (STRANGERS_MAX). Raises UntrustedAnswer
+        for a new person when there is none, WrongServer for another name than before or another person of this name.
 
         An ECDH key under the same identity key was signed by its owner, so it is accepted, unless it was replaced
-        before: a router could otherwise bring a stolen one back. A change not yet confirmed is remembered too: a
-        restart must not make it look settled.
+        before: a router could otherwise bring a stolen one back. A change not yet confirmed is remembered too: neither
+        a restart nor the old keys, served again, must make it look settled.
         """
         with self._store.change() as state:
             contact = self._learnt(state.contacts, keys)
+            contact = contact.model_copy(update={"kept": keep or (keys.user_id in state.contacts and contact.kept)})
+            _demand_room(state.contacts, contact)
             state.contacts[keys.user_id] = contact
         if contact.offered is not None:
             raise self.changed(contact)
         return contact
 
-    @staticmethod
-    def _learnt(contacts: dict[UUID, Contact], keys: UserKeys) -> Contact:
+    def _learnt(self, contacts: dict[UUID, Contact], keys: UserKeys) -> Contact:
         known = contacts.get(keys.user_id)
         if known is None:
-            if len(contacts) >= CONTACTS_MAX:
-                raise UntrustedAnswer("the server names more people than a client remembers")
+            if self.named(keys.username) is not None:
+                # A name is one account's for ever: under another id the key would pass for a first one.
+                raise WrongServer("the server gave one name to two users", _SAME_NAME)
             return Contact(user_id=keys.user_id, username=keys.username, ecdsa=keys.ecdsa, ecdh=keys.ecdh)
         if known.username != keys.username:
             # Two processes may have been shown two names before one of them pinned the keys.
             raise WrongServer("the server gave one user two names")
-        if keys.ecdsa != known.ecdsa or keys.ecdh in known.former:
-            return known.model_copy(update={"offered": (keys.ecdsa, keys.ecdh)})
-        return known.with_keys(keys.ecdsa, keys.ecdh)
+        return known.told(keys.ecdsa, keys.ecdh)
 
     def confirm(self, user_id: UUID, number: str) -> bool:
         """Trust the keys offered if the number is theirs: keys that arrived after the user looked stay out."""
@@ -191,22 +220,59 @@ class ContactBook:
             contact = state.contacts.get(user_id)
             if contact is None or contact.offered is None or self.number(contact, contact.offered[0]) != number:
                 return False
-            state.contacts[user_id] = contact.with_keys(*contact.offered)
+            state.contacts[user_id] = contact.with_keys(*contact.offered).model_copy(update={"kept": True})
         return True
 
     def verify(self, user_id: UUID, number: str) -> bool:
-        """Note that the user compared the number, if it is that of the identity key trusted at this moment."""
+        """Note that the user compared the number, if it is that of the identity key trusted at this moment.
+
+        Not while other keys are offered: another process may have been told of them since the user looked.
+        """
         with self._store.change() as state:
             contact = state.contacts.get(user_id)
-            if contact is None or self.number(contact) != number:
+            if contact is None or contact.offered is not None or self.number(contact) != number:
                 return False
-            state.contacts[user_id] = contact.model_copy(update={"verified": True})
+            state.contacts[user_id] = contact.model_copy(update={"verified": True, "kept": True})
         return True
 
-    def forget(self, user_id: UUID) -> None:
-        """Drop a contact and its keys."""
+    def forget(self, user_id: UUID, *, sure: bool = False) -> None:
+        """Drop a person, their keys, and what was read of theirs; raises UnknownContact, or StillTrusted if not `sure`.
+
+        The word is needed where keys were compared, and where a change of keys waits to be confirmed: to forget would
+        be to confirm it without a look.
+        """
         with self._store.change() as state:
-            state.contacts.pop(user_id, None)
+            known = state.contacts.get(user_id)
+            if known is None:
+                raise UnknownContact("nobody of that name or id is remembered", "There is nothing to forget.")
+            if known.offered is not None and not sure:
+                raise StillTrusted(known.username, f"{known.username} has keys that you have not confirmed")
+            if known.verified and not sure:
+                raise StillTrusted(known.username, f"you compared the safety number of {known.username}")
+            del state.contacts[user_id]
+
+    def forget_stranger(self, user_id: UUID) -> None:
+        """Drop somebody whom the user never asked, accepted, wrote to, compared or confirmed."""
+        with self._store.change() as state:
+            known = state.contacts.get(user_id)
+            if known is not None and not known.kept:
+                del state.contacts[user_id]
+
+
+_SAME_NAME: Final = "Compare the safety number by another way; forget the one you know only if you are sure."
+
+
+def _demand_room(contacts: dict[UUID, Contact], contact: Contact) -> None:
+    """Raise UntrustedAnswer if there are too many of this one's sort already."""
+    before = contacts.get(contact.user_id)
+    if before is not None and before.kept == contact.kept:
+        return
+    count = sum(each.kept == contact.kept for each in contacts.values())
+    if count >= (CONTACTS_MAX if contact.kept else STRANGERS_MAX):
+        raise UntrustedAnswer(
+            "the server names more people than a client remembers",
+            "Who is asked, accepted or written to has room of their own; forget those whom you do not know.",
+        )
 
 
 @dataclass(frozen=True, slots=True)
