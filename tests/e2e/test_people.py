@@ -1,54 +1,15 @@
 """The commands of a person, and the demonstration, as they are typed."""
 
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from blindpost.app import Running
 from blindpost.cli import program
 from support import unique_name
-
-PROGRAM = (sys.executable, "-c", "from blindpost.cli import main; main()")
-PASSPHRASE = "correct horse battery staple"
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def blindpost(tmp_path: Path) -> Run:
-    """Run the program with an empty home."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BLINDPOST_")}
-    environment |= {
-        "HOME": str(tmp_path),
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
-        "BLINDPOST_PASSPHRASE": PASSPHRASE,
-        "COLUMNS": "200",
-    }
-
-    def run(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            (*PROGRAM, *arguments),
-            env=environment | more,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    return run
-
-
-def good(result: subprocess.CompletedProcess[str]) -> str:
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+from terminal import Run, good
 
 
 def test_two_people_meet_and_write_to_each_other(blindpost: Run, router: Running, tmp_path: Path) -> None:

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blindpost.client import DamagedFile, ExposedFile, FileError, Identity, Role, Scrypt, WrongPassphrase, WrongServer
+from blindpost.client import (
+    DamagedFile,
+    ExposedFile,
+    FileError,
+    Identity,
+    Role,
+    Scrypt,
+    Store,
+    WrongPassphrase,
+    WrongServer,
+)
+from blindpost.client import files as files_module
 from blindpost.client.files import read_private, write_private
 from blindpost.client.identity import RETIRED_LIFETIME_S, RETIRED_MAX
 from blindpost.client.vault import CEILING, STANDARD
@@ -165,6 +176,32 @@ def test_another_identity_is_never_overwritten(alice: Identity, path: Path) -> N
     assert Identity.load(path, "other", floor=CHEAP).ecdsa_key == alice.ecdsa_key
     with pytest.raises(FileError, match="exists"):
         Identity.generate("mallory").save(path, "secret", kdf=CHEAP)
+
+
+@pytest.mark.parametrize(("place", "step"), [(files_module, "_write_new"), (os, "fsync"), (Path, "replace")])
+def test_a_new_passphrase_is_there_whole_or_not_at_all(
+    place: object, step: str, alice: Identity, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash in between leaves a file that the old passphrase opens; and the store opens with either."""
+    alice.save(path, "secret", kdf=CHEAP)
+    alice.belong_to(ORIGIN, UUID(int=1))
+    store = Store.open(path.with_suffix(".store"), alice)
+    store.flag(UUID(int=7))
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(place, step, crash)
+        with pytest.raises(KeyboardInterrupt):
+            alice.save(path, "other", kdf=CHEAP)
+    assert Store.open(path.with_suffix(".store"), reload(path)).was_flagged(UUID(int=7))
+    alice.belong_to(ORIGIN, UUID(int=1))
+    alice.save(path, "other", kdf=CHEAP)
+    with pytest.raises(WrongPassphrase):
+        reload(path)
+    again = Identity.load(path, "other", floor=CHEAP)
+    assert Store.open(path.with_suffix(".store"), again).was_flagged(UUID(int=7))
 
 
 def test_an_empty_passphrase_is_refused(alice: Identity, path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blindpost import __version__
-from blindpost.cli import people
+from blindpost.cli import account, people
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ def program(first: str | None = None) -> typer.Typer:
     )
     app.callback()(_options)
     mine: dict[str, Callable[..., None]] = {"register": people.register, "send": people.send, "receive": people.receive}
-    if first not in {*mine, "contacts"}:
+    if first not in {*mine, "account", "contacts"}:
         from blindpost.cli import audit, bench, certificate, demo, doctor, keys, operator  # noqa: PLC0415 - see above
 
         for command in (demo.demo, operator.serve, operator.migrate, doctor.doctor, bench.bench):
@@ -54,7 +54,8 @@ def program(first: str | None = None) -> typer.Typer:
             app.add_typer(group, name=name, rich_help_panel=PANEL_ROUTER)
     for name, each in mine.items():
         app.command(name, rich_help_panel=PANEL_YOU)(each)
-    app.add_typer(people.contacts, name="contacts", rich_help_panel=PANEL_YOU)
+    for name, group in {"contacts": people.contacts, "account": account.account}.items():
+        app.add_typer(group, name=name, rich_help_panel=PANEL_YOU)
     return app
 
 

@@ -1,18 +1,17 @@
 """register, contacts, send, receive: for a person at a terminal."""
 
-import os
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
-from getpass import getpass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.text import Text
 
 from blindpost.cli.common import err, errors_as_sentences, fail, hint_for, out, printable, run
+from blindpost.cli.me import SUFFIX, IdentityFile, as_me, ask_passphrase, directory, store_of
 from blindpost.client import (
     Client,
     ClientError,
@@ -22,82 +21,16 @@ from blindpost.client import (
     Identity,
     KeyChanged,
     Received,
-    Store,
+    SealedToOldKey,
+    StillTrusted,
+    UnknownContact,
+    UntrustedAnswer,
     grouped,
 )
 from blindpost.protocol.limits import POLL_MAX_S
 from blindpost.services.models.contacts import Direction
 
-PASSPHRASE: Final = "BLINDPOST_PASSPHRASE"  # noqa: S105 - the name of a variable
-IDENTITY: Final = "BLINDPOST_IDENTITY"
-SUFFIX: Final = ".identity"
-
-IdentityFile = Annotated[
-    Path | None,
-    typer.Option("--identity", "-i", help=f"Your identity file (or {IDENTITY}); by default the only one there is"),
-]
 Name = Annotated[str, typer.Argument(help="Their username")]
-
-
-def _directory() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "blindpost"
-
-
-def _identity_path(given: Path | None) -> Path:
-    if given is not None:
-        return given
-    if chosen := os.environ.get(IDENTITY):
-        return Path(chosen)
-    there = sorted(_directory().glob(f"*{SUFFIX}"))
-    if not there:
-        fail("you have no identity yet", "make one: blindpost register NAME --server URL")
-    if len(there) > 1:
-        names = ", ".join(each.name for each in there)
-        fail(f"there are several identities in {_directory()}: {names}", "choose one with --identity FILE")
-    return there[0]
-
-
-def _passphrase(path: Path, *, new: bool = False) -> str:
-    """Ask at the terminal, without showing it; a script gives it by the environment."""
-    if given := os.environ.get(PASSPHRASE):
-        return given
-    if not _has_terminal():
-        fail("there is no terminal to ask for the passphrase", f"set {PASSPHRASE}")
-    text = getpass(f"Passphrase for {path.name}: ")
-    if not text:
-        fail("an empty passphrase protects nothing", "think of several words")
-    if new and getpass("Once more: ") != text:
-        fail("the two passphrases differ", "try again")
-    return text
-
-
-def _has_terminal() -> bool:
-    """The terminal itself is asked, not standard input: that may be the message."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR))
-    except OSError:
-        return False
-    return True
-
-
-def _as_me(given: Path | None, work: Callable[[Client], Awaitable[None]]) -> None:
-    """Run something as the user. The passphrase is asked for before the event loop runs, or Ctrl-C would do nothing."""
-    with errors_as_sentences():
-        path = _identity_path(given)
-        identity = Identity.load(path, _passphrase(path))
-        if identity.user_id is None or identity.origin is None:
-            fail("this identity is not registered anywhere", f"blindpost register {identity.username} --server URL")
-        run(_with_client(identity.origin, identity, path, work))
-
-
-async def _with_client(origin: str, identity: Identity, path: Path, work: Callable[[Client], Awaitable[None]]) -> None:
-    async with Client(origin, identity, _store(path, identity)) as client:
-        await work(client)
-
-
-def _store(path: Path, identity: Identity) -> Store:
-    return Store.open(path.with_suffix(".store"), identity)
 
 
 def register(
@@ -116,7 +49,7 @@ def register(
       BLINDPOST_PASSPHRASE=... blindpost register alice --server https://chat.example.org -i alice.identity
     """
     with errors_as_sentences():
-        path = identity or _directory() / f"{name}{SUFFIX}"
+        path = identity or directory() / f"{name}{SUFFIX}"
         is_new = not path.exists()
         try:
             me = _own_or_new(name, path)
@@ -139,7 +72,7 @@ def _option(identity: Path | None) -> str:
 def _own_or_new(name: str, path: Path) -> Identity:
     """Return the identity that an earlier try left unregistered, or make one."""
     if path.exists():
-        me = Identity.load(path, _passphrase(path))
+        me = Identity.load(path, ask_passphrase(path))
         if me.user_id is not None:
             fail(f"{path} is registered already, as {me.username}", "use it, or give another file with --identity")
         if me.username != name:
@@ -147,12 +80,12 @@ def _own_or_new(name: str, path: Path) -> Identity:
         return me
     me = Identity.generate(name)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    me.save(path, _passphrase(path, new=True))
+    me.save(path, ask_passphrase(path, new=True))
     return me
 
 
 async def _register(server: str, me: Identity, path: Path) -> None:
-    async with Client(server, me, _store(path, me)) as client:
+    async with Client(server, me, store_of(path, me)) as client:
         await client.register()
 
 
@@ -161,17 +94,38 @@ contacts = typer.Typer(no_args_is_help=True, help="Find people, ask them, accept
 
 @contacts.command("list")
 def list_contacts(identity: IdentityFile = None) -> None:
-    """List your contacts.
+    """List your contacts, with those whose safety number you compared, and those whose keys changed.
 
     Example:
       blindpost contacts list
     """
-    _as_me(identity, _list)
+    as_me(identity, _list)
 
 
 async def _list(client: Client) -> None:
-    for person in await client.contacts():
-        out.print(person.username, markup=False)
+    people = await client.contacts()
+    problems = await client.distrusted()
+    for person in people:
+        out.print(Text.assemble(person.username, await _mark(client, person.user_id, problems.get(person.user_id))))
+    for person in people:
+        if problem := problems.get(person.user_id):
+            _say(problem)
+
+
+async def _mark(client: Client, user_id: UUID, problem: ClientError | None) -> tuple[str, str]:
+    if problem is not None:
+        return ("  KEY CHANGED" if isinstance(problem, KeyChanged) else "  KEYS NOT VALID"), "bold red"
+    # Whose keys were never needed yet is not remembered.
+    with suppress(UnknownContact):
+        if await client.is_verified(user_id):
+            return "  compared", "green"
+    return "", ""
+
+
+def _say(problem: ClientError) -> None:
+    err.print(Text.assemble((printable(str(problem)), "bold red")), soft_wrap=True)
+    if hint := hint_for(problem):
+        err.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)
 
 
 @contacts.command()
@@ -184,7 +138,7 @@ def search(
     Example:
       blindpost contacts search ali
     """
-    _as_me(identity, partial(_search, prefix))
+    as_me(identity, partial(_search, prefix))
 
 
 async def _search(prefix: str, client: Client) -> None:
@@ -202,7 +156,7 @@ def requests(identity: IdentityFile = None) -> None:
     Example:
       blindpost contacts requests
     """
-    _as_me(identity, _requests)
+    as_me(identity, _requests)
 
 
 async def _requests(client: Client) -> None:
@@ -223,7 +177,7 @@ def add(name: Name, identity: IdentityFile = None) -> None:
     Example:
       blindpost contacts add bob
     """
-    _as_me(identity, partial(_act, "request_contact", name))
+    as_me(identity, partial(_act, "request_contact", name))
 
 
 @contacts.command()
@@ -233,17 +187,17 @@ def accept(name: Name, identity: IdentityFile = None) -> None:
     Example:
       blindpost contacts accept alice
     """
-    _as_me(identity, partial(_act, "accept", name))
+    as_me(identity, partial(_act, "accept", name))
 
 
 @contacts.command()
 def reject(name: Name, identity: IdentityFile = None) -> None:
-    """Reject a request: its sender cannot ask again, you still can.
+    """Reject a request: its sender cannot ask again, you still can. A stranger's keys are forgotten.
 
     Example:
       blindpost contacts reject mallory
     """
-    _as_me(identity, partial(_act, "reject", name))
+    as_me(identity, partial(_act, "reject", name))
 
 
 async def _act(action: str, name: str, client: Client) -> None:
@@ -266,7 +220,7 @@ def number(
 
       blindpost contacts number bob --same
     """
-    _as_me(identity, partial(_number, name, same))
+    as_me(identity, partial(_number, name, same))
 
 
 async def _number(name: str, same: bool, client: Client) -> None:
@@ -289,7 +243,7 @@ def confirm(
     Example:
       blindpost contacts confirm bob "12345 67890 ..."
     """
-    _as_me(identity, partial(_confirm, name, digits))
+    as_me(identity, partial(_confirm, name, digits))
 
 
 async def _confirm(name: str, digits: str, client: Client) -> None:
@@ -303,6 +257,35 @@ async def _confirm(name: str, digits: str, client: Client) -> None:
         out.print(f"The new keys of {name} are trusted.", markup=False)
     else:
         out.print(f"The keys of {name} have not changed.", markup=False)
+
+
+@contacts.command()
+def forget(
+    name: Name,
+    sure: Annotated[
+        bool, typer.Option("--sure", help="Also if you compared their safety number, or their key changed")
+    ] = False,
+    identity: IdentityFile = None,
+) -> None:
+    """Forget somebody's keys on this computer: the next key that the server gives for them is trusted unseen.
+
+    The server hears nothing of it: a contact stays one, and can write to you. Which of their messages you read is
+    forgotten as well.
+
+    Examples:
+      blindpost contacts forget mallory
+
+      blindpost contacts forget bob --sure
+    """
+    as_me(identity, partial(_forget, name, sure))
+
+
+async def _forget(name: str, sure: bool, client: Client) -> None:
+    try:
+        client.forget(name, sure=sure)
+    except StillTrusted as error:
+        fail(str(error), f"if that is what you want: blindpost contacts forget {error.username} --sure")
+    out.print(f"{name} is forgotten here; compare the safety number before you trust the next key.", markup=False)
 
 
 def send(
@@ -321,7 +304,7 @@ def send(
         message = _typed() if text is None else text
         if not message.strip():
             fail("there is nothing to send", 'give the text: blindpost send NAME "TEXT"')
-    _as_me(identity, partial(_send, name, message))
+    as_me(identity, partial(_send, name, message))
 
 
 def _typed() -> str:
@@ -336,16 +319,25 @@ def _typed() -> str:
 async def _send(name: str, text: str, client: Client) -> None:
     if client.unsent():
         err.print("Sending first what waits from an earlier time.", style="dim")
-        await client.flush()
+        await _flush(client)
+    waiting = set(client.unsent())
     try:
         sent = await client.send(name, text)
     except ValueError as error:
         fail(str(error), "send it in parts")
     except ClientError as error:
-        if client.unsent():
+        if set(client.unsent()) - waiting:
             fail(f"{error}", "the message is kept and goes out with your next `send`: do not type it again")
         raise
     out.print(f"Sent at {sent.timestamp.astimezone():%H:%M:%S}; the router has it on disk.", markup=False)
+
+
+async def _flush(client: Client) -> None:
+    """Send what waits, but let one person's keys not stand in the way of a message to another."""
+    try:
+        await client.flush()
+    except (KeyChanged, UntrustedAnswer, SealedToOldKey) as problem:
+        _say(problem)
 
 
 def receive(
@@ -360,14 +352,15 @@ def receive(
 
       blindpost receive --follow
     """
-    _as_me(identity, _follow if follow else partial(_receive, wait))
+    as_me(identity, _follow if follow else partial(_receive, wait))
 
 
 async def _receive(wait: float, client: Client) -> None:
-    count = 0
-    while received := await client.receive_once(wait if not count else 0):
-        for message in received:
-            _show(message)
+    count, told = 0, KeyNews(client)
+    while events := await client.events_once(wait if not count else 0):
+        for event in events:
+            await _show_event(event, told)
+        received = [event for event in events if isinstance(event, Received)]
         count += len(received)
         await client.ack(*received)
         if all(message.is_held for message in received):
@@ -378,12 +371,34 @@ async def _receive(wait: float, client: Client) -> None:
 
 async def _follow(client: Client) -> None:
     err.print("Waiting for messages; Ctrl-C ends it.", style="dim")
+    told = KeyNews(client)
     async with aclosing(client.events()) as events:
         async for event in events:
-            _show_event(event)
+            await _show_event(event, told)
 
 
-def _show_event(event: Event) -> None:
+class KeyNews:
+    """Tells of each change of a key once."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._told: set[str] = set()
+
+    async def tell(self) -> None:
+        """Look at everybody's keys, and say whose may not be used now."""
+        try:
+            problems = (await self._client.distrusted()).values()
+        except ClientError as error:
+            # A look ahead only: whatever uses a key asks for it again.
+            err.print(f"The keys of your contacts could not be looked at: {error}", style="dim", markup=False)
+            return
+        for problem in problems:
+            if str(problem) not in self._told:
+                self._told.add(str(problem))
+                _say(problem)
+
+
+async def _show_event(event: Event, told: KeyNews) -> None:
     match event:
         case Received():
             _show(event)
@@ -391,6 +406,7 @@ def _show_event(event: Event) -> None:
             err.print(f"Delivered: {len(ids)}", style="dim")
         case ContactsChanged():
             err.print("Your contacts changed: see `blindpost contacts requests`", style="dim")
+            await told.tell()
 
 
 def _show(message: Received) -> None:
