@@ -11,12 +11,15 @@ import pytest
 from blindpost.app import Running
 from blindpost.client import (
     Client,
+    ContactsChanged,
     Identity,
     KeyChanged,
     LoginRefused,
     Received,
     Refused,
+    ReplacedKey,
     Scrypt,
+    StillTrusted,
     Store,
 )
 from support import Signed, unique_name
@@ -123,6 +126,67 @@ async def test_a_rotated_identity_key_needs_a_word(router: Running) -> None:
         assert (await first(stream)).text == "it is me"
         await alice.send(bob.identity.account, "good")
         assert [each.text for each in await bob.receive_once()] == ["good"]
+
+
+async def test_a_change_while_away_is_found_on_return(router: Running) -> None:
+    """News is told to one session and may be lost with it: the next one asks anew, for reading and for sending."""
+    async with people(router) as (alice, bob):
+        await alice.safety_number(bob.identity.account)
+        await bob.send(alice.identity.account, "written before")
+        await alice.logout()
+        await bob.rotate_ecdsa_key()
+        async with Client(router.origin, alice.identity, Store.in_memory(alice.identity)) as elsewhere:
+            assert ContactsChanged() in await elsewhere.events_once()
+        [message] = await alice.receive_once()
+        assert message.text == "written before"
+        assert isinstance(message.problem, ReplacedKey)
+        await alice.ack(message)
+        with pytest.raises(KeyChanged) as caught:
+            await alice.send(bob.identity.account, "really?")
+        await alice.confirm_keys(bob.identity.account, caught.value.new_number)
+        await alice.send(bob.identity.account, "good")
+
+
+async def test_a_session_ended_elsewhere_hides_no_change(router: Running) -> None:
+    """It was told nothing, and its next call is a send: the keys are looked at before the message goes."""
+    async with people(router) as (alice, bob):
+        await alice.send(bob.identity.account, "before")
+        async with Client(router.origin, alice.identity, Store.in_memory(alice.identity)) as other:
+            assert await other.end_other_sessions() == 1
+            await bob.rotate_ecdsa_key()
+            await other.receive_once()
+        with pytest.raises(KeyChanged):
+            await alice.send(bob.identity.account, "after")
+        assert alice.unsent() == ()
+        assert [each.text for each in await bob.receive_once()] == ["before"]
+
+
+async def test_who_waits_is_told_of_a_changed_key_at_once(router: Running) -> None:
+    """The event comes when the key changes, and whose it is can be asked for then."""
+    async with people(router, 3) as (alice, bob, carol):
+        await carol.safety_number(alice.identity.account)
+        await alice.events_once()
+        assert await alice.distrusted() == {}
+        events = alice.events()
+        waiting = asyncio.create_task(anext(events))
+        await bob.rotate_ecdsa_key()
+        assert await asyncio.wait_for(waiting, 20) == ContactsChanged()
+        found = await alice.distrusted()
+        assert {key: type(each) for key, each in found.items()} == {bob.identity.account: KeyChanged}
+        await alice.send(carol.identity.account, "only Bob is held up")
+
+
+async def test_a_contact_who_is_forgotten_is_met_again(router: Running) -> None:
+    """Only the memory here is gone: they write on, and their key is a first one."""
+    async with people(router) as (alice, bob):
+        assert await alice.mark_verified(bob.identity.account, await alice.safety_number(bob.identity.account))
+        with pytest.raises(StillTrusted):
+            alice.forget(bob.identity.username)
+        alice.forget(bob.identity.username, sure=True)
+        await bob.rotate_ecdsa_key()
+        await bob.send(alice.identity.account, "me again")
+        assert [(each.text, each.problem) for each in await alice.receive_once()] == [("me again", None)]
+        assert not await alice.is_verified(bob.identity.account)
 
 
 async def test_a_restart_goes_on_from_the_files(router: Running, tmp_path: Path) -> None:
