@@ -25,6 +25,7 @@ from blindpost.client import (
     WrongKeys,
     WrongServer,
 )
+from blindpost.client import client as client_module
 from blindpost.client import directory as directory_module
 from blindpost.client import store as store_module
 from blindpost.client.store import Contact
@@ -296,6 +297,27 @@ async def test_whose_keys_may_not_be_used_is_told_before_they_are(router: LyingR
     assert ContactsChanged() in await alice.events_once()
     found = await alice.distrusted()
     assert {key: type(each) for key, each in found.items()} == {bob_id: KeyChanged, carol_id: WrongKeys}
+
+
+async def test_a_look_ahead_asks_for_a_few_and_tells_what_is_known_of_all(
+    router: LyingRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Routers limit such questions, and a send needs some, too: a limit that is hit is no error here."""
+    alice, _, bob, bob_id = await pair(router)
+    await router.account("carol")
+    await alice.request_contact("carol")
+    await bob.rotate_ecdsa_key()
+    router.news["contacts_changed"] = True
+    await alice.receive_once()
+    with pytest.raises(KeyChanged):
+        await alice.send("bob", "hello")
+    for limit, answer in ((0, None), (9, says(problem(429, "too_many_requests")))):
+        monkeypatch.setattr(client_module, "LOOK_MAX", limit)
+        alice._directory.expire()
+        router.lies["GET /auth/public-keys"] = [answer] * 9
+        router.calls.clear()
+        assert list(await alice.distrusted()) == [bob_id]
+        assert len(router.calls) == min(limit, 2)
 
 
 async def test_a_router_that_is_away_is_one_plain_error(router: LyingRouter) -> None:

@@ -1,10 +1,12 @@
 """register, contacts, send, receive: for a person at a terminal."""
 
+import asyncio
 import sys
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from time import monotonic
+from typing import Annotated, Final
 from uuid import UUID
 
 import typer
@@ -29,6 +31,8 @@ from blindpost.client import (
 )
 from blindpost.protocol.limits import POLL_MAX_S
 from blindpost.services.models.contacts import Direction
+
+LOOK_PAUSE_S: Final = 15.0
 
 Name = Annotated[str, typer.Argument(help="Their username")]
 
@@ -378,14 +382,30 @@ async def _follow(client: Client) -> None:
 
 
 class KeyNews:
-    """Tells of each change of a key once."""
+    """Tells of each change of a key once.
+
+    It looks at once, and then not again for a while: anybody can make contacts change, by asking to be one.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._told: set[str] = set()
+        self._next_s = monotonic()
+        self._later: asyncio.Task[None] | None = None
 
     async def tell(self) -> None:
-        """Look at everybody's keys, and say whose may not be used now."""
+        """Look at the contacts' keys, now or soon, and say whose may not be used."""
+        if self._later is not None and not self._later.done():
+            return
+        wait_s = self._next_s - monotonic()
+        self._next_s = max(monotonic(), self._next_s) + LOOK_PAUSE_S
+        if wait_s <= 0:
+            await self._look()
+        else:
+            self._later = asyncio.create_task(self._look(wait_s))
+
+    async def _look(self, wait_s: float = 0) -> None:
+        await asyncio.sleep(wait_s)
         try:
             problems = (await self._client.distrusted()).values()
         except ClientError as error:

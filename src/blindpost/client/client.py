@@ -28,7 +28,7 @@ from blindpost.client.errors import (
 )
 from blindpost.client.identity import Identity, Role
 from blindpost.client.inbox import Inbox, Received
-from blindpost.client.retry import Retry, is_passing
+from blindpost.client.retry import TOO_MANY, Retry, is_passing
 from blindpost.client.sealer import EnvelopeSealer, Sealer
 from blindpost.client.session import Session
 from blindpost.client.store import Contact, Store, Unsent
@@ -61,6 +61,8 @@ CLOSE_TIMEOUT_S: Final = 3.0
 IDLE_PAUSE_S: Final = 1.0
 IDLE_PAUSE_MAX_S: Final = 5.0
 ASKED_AT_ONCE: Final = 8
+LOOK_MAX: Final = 64
+"""Keys are looked at ahead for so many: routers limit such questions, and those that a send needs come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,9 +378,10 @@ class Client:
         return self._store.contacts.number(await self._trusted(contact))
 
     async def distrusted(self) -> dict[UUID, KeyChanged | UntrustedAnswer]:
-        """Ask for the keys of everybody remembered, and return whose may not be used now, and why.
+        """Return whose keys may not be used now, and why. Call it on ContactsChanged.
 
-        Every call that uses a key asks by itself; this is to tell the user before. Call it on ContactsChanged.
+        Every call that uses a key asks by itself; this is to tell the user before. At most 64 people are asked for,
+        those first whom the user chose; of the others, and where the router limits it, what is known is told.
         """
         found: dict[UUID, KeyChanged | UntrustedAnswer] = {}
         turns = asyncio.Semaphore(ASKED_AT_ONCE)
@@ -390,14 +393,18 @@ class Client:
                 except (KeyChanged, UntrustedAnswer) as problem:
                     found[contact.user_id] = problem
                 except Refused as error:
-                    # The account is gone: nobody can be written to there.
-                    if error.status != NOT_FOUND:
+                    # The account is gone, and nobody can be written to there; or these were too many questions.
+                    if error.status not in {NOT_FOUND, TOO_MANY}:
                         raise
 
+        people = sorted(self._store.contacts.all(), key=lambda each: not each.kept)
         with _one_error():
             async with asyncio.TaskGroup() as group:
-                for contact in self._store.contacts.all():
+                for contact in people[:LOOK_MAX]:
                     group.create_task(ask(contact))
+        for contact in self._store.contacts.all():
+            if contact.offered is not None:
+                found.setdefault(contact.user_id, self._store.contacts.changed(contact))
         return found
 
     async def confirm_keys(self, contact: UUID | str, safety_number: str) -> None:
