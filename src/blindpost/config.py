@@ -172,7 +172,7 @@ def unknown_variables() -> list[str]:
     """Name the BLINDPOST_ variables that mean nothing: a misspelt safety switch must not pass in silence."""
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {
         PREFIX + "CONFIG",
-        PREFIX + "PASSPHRASE",
+        *(PREFIX + name for name in ("IDENTITY", "PASSPHRASE", "NEW_PASSPHRASE")),
     }
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
 
