@@ -31,9 +31,7 @@ async def test_a_login_cannot_be_bound_to_another_key_on_the_way(http: httpx.Asy
 
 
 @pytest.mark.xfail(strict=True, reason="a proof may be dated ahead, and a Redis begins its memory with the next second")
-async def test_a_proof_dated_ahead_does_not_pass_again_when_redis_lost_its_memory(
-    stores: StoreUrls, data_dir: Path
-) -> None:
+async def test_a_proof_dated_ahead_does_not_outlive_the_memory_of_redis(stores: StoreUrls, data_dir: Path) -> None:
     with (
         EmbeddedStores(data_dir / "ahead-redis", postgres=False) as own,
         running_in_thread(settings_for(StoreUrls(stores.database_url, own.redis_url), data_dir / "ahead")) as router,
