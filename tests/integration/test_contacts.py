@@ -189,6 +189,17 @@ async def test_only_the_receiver_decides_and_others_see_nothing_there(
     assert await rows_between(database, alice, bob) == ["pending"]
 
 
+@pytest.mark.parametrize("decide", [accept, reject])
+async def test_a_decision_on_what_nobody_asked_locks_nobody(
+    http: httpx.AsyncClient, decide: Any, database: "asyncpg.Connection[Any]"
+) -> None:
+    alice, mallory = await people(http)
+    async with database.transaction():
+        await database.execute("SELECT FROM users WHERE id = $1 FOR UPDATE", alice.id)
+        # Whoever waits for the lock is answered 503 in the end.
+        refusal(await decide(mallory, alice), 404, "not_found")
+
+
 async def test_a_decision_stands(http: httpx.AsyncClient) -> None:
     alice, bob, carol = await people(http, 3)
     success(await ask(alice, bob), 201)

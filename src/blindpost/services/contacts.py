@@ -22,6 +22,7 @@ from blindpost.services.models.contacts import Contact, ContactStatus, Direction
 PENDING_MAX: Final = 1_000
 """Requests that wait: of one who asks, and of those to one who is asked."""
 CONTACTS_MAX: Final = 4_096
+NOT_ASKED: Final = "There is no contact request from this person to you."
 
 
 class ContactService:
@@ -76,12 +77,15 @@ class ContactService:
         TooManyContacts.
         """
         async with self._database.transaction() as tx:
+            # Before anybody is locked: a stranger could make people wait, and tell by their own wait who is here.
+            if not await contacts.was_asked(tx, sender_id=sender_id, receiver_id=caller.user_id):
+                raise NotFound(NOT_ASKED)
             await users.lock(tx, {caller.user_id, sender_id})
             if await contacts.decide(tx, sender_id=sender_id, receiver_id=caller.user_id, status=status):
                 return await _tell_both(tx, caller.user_id, sender_id)
             row = await contacts.between(tx, caller.user_id, sender_id)
         if row is None or row.receiver_id != caller.user_id:
-            raise NotFound("There is no contact request from this person to you.")
+            raise NotFound(NOT_ASKED)
         if row.status != status:
             raise Conflict(f"This contact request is {row.status} already.")
         return _contact(row)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, Uuid, and_, case, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -98,6 +98,16 @@ async def ask(tx: AsyncConnection, me: UUID, other: UUID) -> bool:
         where=or_(crossed, reopened),
     ).returning(requests.c.id)
     return (await tx.execute(asked)).first() is not None
+
+
+async def was_asked(tx: AsyncConnection, *, sender_id: UUID, receiver_id: UUID) -> bool:
+    """Tell whether one asked the other, whatever became of it.
+
+    Under the pair's index alone: one of a single person's would hold more the more people they asked.
+    """
+    pair = _between(receiver_id, literal(sender_id, Uuid))
+    statement = select(requests.c.id).where(pair, requests.c.sender_id == sender_id)
+    return (await tx.execute(statement)).first() is not None
 
 
 async def decide(tx: AsyncConnection, *, sender_id: UUID, receiver_id: UUID, status: str) -> bool:
