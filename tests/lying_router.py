@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import httpx
 
 from blindpost.client import Client, Identity, Retry, Store
+from blindpost.protocol import dpop, transcripts
 from blindpost.protocol.challenge import Challenge
 from blindpost.protocol.keys import PublicKey
 
@@ -100,12 +101,14 @@ class LyingRouter:
         self.challenges.add(text)
         return {"challenge": text, "expires": NOW}
 
-    def _login_post(self, _: httpx.Request, body: dict[str, Any]) -> Answer:
+    def _login_post(self, request: httpx.Request, body: dict[str, Any]) -> Answer:
         user = self.named(body["username"])
         self.challenges.remove(body["challenge"])
         signature = base64.b64decode(body["signature"])
+        shown = dpop._read_header(request.headers["DPoP"].split(".")[0])
+        signed = transcripts.login(body["challenge"], shown.thumbprint)
         key = PublicKey.from_pem(user[1]["ecdsa_public_key"]) if user else None
-        if user is None or key is None or not key.verifies(signature, body["challenge"].encode()):
+        if user is None or key is None or not key.verifies(signature, signed):
             return problem(401, "login_failed")
         token = secrets.token_hex(8)
         self.tokens[token] = user[0]

@@ -43,7 +43,8 @@ from blindpost.routers.listener import HANDSHAKES_PER_ADDRESS_MAX, TlsListener
 from blindpost.routers.middleware import Gate
 from blindpost.services.auth import AuthService
 from blindpost.services.contacts import ContactService
-from blindpost.services.messages import MessageService, purge_forever
+from blindpost.services.housekeeping import keep_house
+from blindpost.services.messages import MessageService
 from blindpost.services.models.common import Problem
 from blindpost.telemetry import log_fault, registry
 from blindpost.tls import HSTS, Certificate, certificate_of, check_transport
@@ -198,7 +199,7 @@ async def open_components(
         writing = asyncio.create_task(writer.run())
         others = [
             asyncio.create_task(each)
-            for each in (hub.run(), tokens.run(), cache.run(), purge_forever(database, settings.retry_window_s))
+            for each in (hub.run(), tokens.run(), cache.run(), keep_house(database, settings.retry_window_s))
         ]
         auditing = asyncio.create_task(audit.run())
         for task in (writing, *others, auditing):

@@ -176,7 +176,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "passes"), [(0, True), (60, True), (61, False), (-30, True), (-31, False), (86_400, False)]
+    ("age", "passes"), [(0, True), (60, True), (61, False), (-5, True), (-6, False), (86_400, False)]
 )
 def test_a_proof_is_good_for_a_minute(age: int, passes: bool) -> None:  # noqa: FBT001
     proof = KEY.prove(REQUEST, NOW)

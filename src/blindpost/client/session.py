@@ -11,7 +11,7 @@ from blindpost.client.errors import LoginRefused, Refused, UntrustedAnswer, Wron
 from blindpost.client.identity import Identity, Role
 from blindpost.client.retry import Retry
 from blindpost.client.transport import ANSWER_MAX_BYTES, TIMEOUT_S, Transport, origin_of, parse
-from blindpost.protocol import dpop
+from blindpost.protocol import dpop, transcripts
 from blindpost.protocol.challenge import Challenge
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.limits import CHALLENGE_LIFETIME_S
@@ -145,12 +145,14 @@ class Session:
     async def _answer_challenge(self, sign: Callable[[bytes], bytes]) -> Credentials:
         answer = parse(auth.ChallengeAnswer, await self._repeat("GET", f"/auth/challenge/{self._identity.username}"))
         self._check(answer.challenge)
+        shown = Credentials(self._router_time)
         login = auth.LoginRequest(
             username=self._identity.username,
             challenge=answer.challenge,
-            signature=sign(answer.challenge.encode("utf-8")),
+            # With the session's key in it: somebody on the way could show a key of their own in its place.
+            signature=sign(transcripts.login(answer.challenge, shown.key.thumbprint)),
+            key_bound=True,
         )
-        shown = Credentials(self._router_time)
         json = login.model_dump(mode="json")
         try:
             # Not repeated: a challenge works once, so a second try could only fail.

@@ -35,12 +35,12 @@ SINCE: Final = b"proof:since"
 """The Unix second before which it is not known which proofs were seen."""
 
 # For each proof: 1, or 0 for one seen before, -1 for one that may have been; and what is remembered of the session.
-# A Redis that lost its memory begins it with the next second: a proof from before could be one that it forgot.
-_SINCE: Final = """
+# A Redis that lost its memory begins it when no proof that it may have forgotten can be dated any more.
+_SINCE: Final = f"""
 local now = tonumber(redis.call('TIME')[1])
 local since = tonumber(redis.call('GET', KEYS[1]))
 if not since then
-    since = now + 1
+    since = now + 1 + {dpop.AHEAD_MAX_S}
     redis.call('SET', KEYS[1], since)
 end
 """
@@ -144,7 +144,7 @@ class Cache:
         key = b"proof:" + _digest(proof.thumbprint.encode(), proof.id.encode())
         taken, state = await self._admissions.submit(_Shown(key, _session(session_id), proof.issued_at))
         if taken < 0:
-            raise Unavailable(retry_after=1)
+            raise Unavailable(retry_after=dpop.AHEAD_MAX_S)
         if taken == 0:
             raise InvalidProof("This proof was used before: sign each request anew.")
         return _is_open(state, session_id, user_id)
@@ -156,7 +156,7 @@ class Cache:
     async def _flush_admissions(self, batch: Sequence[_Shown]) -> Sequence[tuple[int, bytes | None]]:
         keys = [SINCE, *(key for each in batch for key in (each.proof, each.session))]
         with _failing_closed():
-            answers = await self._admit(keys=keys, args=[dpop.LIFETIME_S, *(each.issued_at for each in batch)])
+            answers = await self._admit(keys=keys, args=[dpop.REMEMBERED_S, *(each.issued_at for each in batch)])
         return list(zip(answers[::2], answers[1::2], strict=True))
 
     async def remember_open(self, session_id: UUID, user_id: UUID) -> None:

@@ -29,10 +29,10 @@ INTEGER_MAX_DIGITS: Final = 19
 ID_BYTES: Final = 16
 AGE_MAX_S: Final = 60
 """How old a proof may be: a slow network, a clock that is late."""
-AHEAD_MAX_S: Final = 30
-"""How far in the future: a clock that is early."""
-LIFETIME_S: Final = AGE_MAX_S + AHEAD_MAX_S
-"""For how long one proof could pass, and so for how long its id is remembered."""
+AHEAD_MAX_S: Final = 5
+"""How far in the future. Little, because whoever lost the memory of proofs must refuse all that may be dated so."""
+REMEMBERED_S: Final = 120
+"""For how long a proof's id is remembered: longer than it could pass, by as much as nodes' clocks may differ."""
 KEYS_REMEMBERED: Final = 8_192
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 

@@ -36,6 +36,11 @@ def rotate_ecdsa(user_id: UUID, old: PublicKey, new: PublicKey) -> bytes:
     return transcript("rotate-ecdsa", user_id.bytes, old.der, new.der)
 
 
+def login(challenge: str, thumbprint: str) -> bytes:
+    """What opens a session for one key and no other: the challenge, and the key's thumbprint (RFC 7638)."""
+    return transcript("login", challenge.encode(), thumbprint.encode())
+
+
 def delete_account(user_id: UUID) -> bytes:
     """Erase an account: the identity key signs it."""
     return transcript("delete-account", user_id.bytes)

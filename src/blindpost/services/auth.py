@@ -108,7 +108,7 @@ class AuthService:
         async with self._database.reading() as connection:
             user, is_known = await users.by_name_or(connection, request.username, self._nobody)
         key = PublicKey(user.ecdsa_public_key)
-        if not key.verifies(request.signature, request.challenge.encode()) or not is_known:
+        if not key.verifies(request.signature, _signed_at_login(request, thumbprint)) or not is_known:
             raise LoginFailed
         session_id = uuid4()
         async with self._database.transaction() as tx:
@@ -327,6 +327,13 @@ async def _tell(tx: Transaction, contact_ids: list[UUID], hints: list[str]) -> N
     """Count a change for locked contacts, and hint at it when the transaction commits."""
     await users.touch_contacts(tx, contact_ids)
     await messages.notify(tx, payloads(Kind.CONTACTS, contact_ids) + hints)
+
+
+def _signed_at_login(request: LoginRequest, thumbprint: str | None) -> bytes:
+    """Return what the identity key signed: the client chose, so nobody on the way can make it mean less."""
+    if request.key_bound:
+        return transcripts.login(request.challenge, thumbprint or "")
+    return request.challenge.encode()
 
 
 def _digest(challenge: str) -> bytes:

@@ -10,7 +10,7 @@ from blindpost.core.limiter import SEND, SEND_PAIR, Limiter
 from blindpost.core.quota import MailboxQuota
 from blindpost.core.repositories import messages
 from blindpost.core.writer import Ack, MessageWriter, NewMessage, Stored
-from blindpost.errors import MailboxFull, NotAuthenticated, Unavailable
+from blindpost.errors import MailboxFull, NotAuthenticated
 from blindpost.protocol.limits import PAGE_MAX
 from blindpost.services.caller import Caller
 from blindpost.services.models.messages import (
@@ -22,10 +22,6 @@ from blindpost.services.models.messages import (
     SendRequest,
     Sent,
 )
-from blindpost.telemetry import log_fault
-
-PURGE_INTERVAL_S = 600
-PURGE_BATCH = 1_000
 
 
 class MessageService:
@@ -116,20 +112,6 @@ class MessageService:
             message_id: MessageStatus.DELIVERED if is_delivered else MessageStatus.QUEUED
             for message_id, is_delivered in found.items()
         }
-
-
-async def purge_forever(database: Database, retry_window_s: int) -> None:
-    """Delete the traces of delivered messages after the retry window, in batches that block no send."""
-    while True:
-        try:
-            async with database.transaction() as tx:
-                purged = await messages.purge_delivered(tx, retry_window_s, PURGE_BATCH)
-        except Unavailable:
-            purged = 0  # the next round will do
-        except Exception as error:  # noqa: BLE001 - housekeeping must not end for one fault
-            log_fault("purge_failed", error)
-            purged = 0
-        await asyncio.sleep(0 if purged == PURGE_BATCH else PURGE_INTERVAL_S)
 
 
 def _page(rows: list[messages.MessageRow], *, has_more: bool) -> dict[str, Any]:

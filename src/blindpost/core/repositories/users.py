@@ -185,5 +185,12 @@ async def sessions_of(tx: AsyncConnection, user_id: UUID) -> list[Session]:
     return [Session(*row) for row in await tx.execute(statement.order_by(sessions.c.created_at, sessions.c.id))]
 
 
+async def purge_sessions(tx: AsyncConnection, limit: int) -> int:
+    """Delete sessions that expired; returns how many, at most `limit`."""
+    over = select(sessions.c.id).where(sessions.c.expires_at < func.now()).limit(limit)
+    over = over.with_for_update(skip_locked=True)
+    return (await tx.execute(delete(sessions).where(sessions.c.id.in_(over)))).rowcount
+
+
 async def end_sessions(tx: AsyncConnection, session_ids: Iterable[UUID]) -> None:
     await tx.execute(delete(sessions).where(sessions.c.id == _any(session_ids)))

@@ -30,6 +30,8 @@ class LoginRequest(Incoming):
     username: Username
     challenge: Annotated[str, Field(min_length=1, max_length=CHALLENGE_MAX_CHARS)]
     signature: Signature
+    key_bound: bool = False
+    """Whether the signature is over the challenge and the session's key, and not over the challenge alone."""
 
 
 class Session(Outgoing):

@@ -1,0 +1,65 @@
+"""What has had its time goes away by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import date
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from blindpost.core.database import Database
+from blindpost.services import housekeeping
+from blindpost.services.housekeeping import keep_house
+from checks import session_of
+from support import person
+
+if TYPE_CHECKING:
+    import asyncpg
+
+
+@pytest.fixture
+async def house(database_url: str) -> AsyncIterator[Database]:
+    async with Database(database_url, pool_size=1) as database:
+        yield database
+
+
+async def kept(house: Database, database: "asyncpg.Connection[Any]", query: str, *arguments: object) -> None:
+    """Keep house until a count is 0."""
+    task = asyncio.create_task(keep_house(house, 3_600))
+    async with asyncio.timeout(30):
+        while await database.fetchval(query, *arguments):  # noqa: ASYNC110 - the database has no event for it
+            await asyncio.sleep(0.02)
+    task.cancel()
+
+
+async def test_sessions_that_expired_are_deleted_in_batches_and_no_others(
+    http: httpx.AsyncClient, house: Database, database: "asyncpg.Connection[Any]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "BATCH", 10)
+    alice = await person(http)
+    me = UUID(alice.id)
+    rows = [(uuid4(), me) for _ in range(25)]
+    insert = "INSERT INTO sessions (id, user_id, expires_at, contacts_seen) VALUES ($1, $2, now() - interval '1 s', 0)"
+    await database.executemany(insert, rows)
+    await kept(house, database, "SELECT count(*) FROM sessions WHERE user_id = $1 AND expires_at < now()", me)
+    left = await database.fetch("SELECT id FROM sessions WHERE user_id = $1", me)
+    assert [str(row["id"]) for row in left] == [session_of(alice)]
+
+
+async def test_the_keys_of_past_days_go_though_nobody_comes(
+    house: Database, database: "asyncpg.Connection[Any]"
+) -> None:
+    old = date(2001, 1, 1)
+    await database.execute("INSERT INTO pseudonym_keys VALUES ($1, $2) ON CONFLICT DO NOTHING", old, bytes(32))
+    await kept(house, database, "SELECT count(*) FROM pseudonym_keys WHERE day = $1", old)
+
+
+async def test_a_database_that_is_away_does_not_end_the_housekeeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "INTERVAL_S", 0.01)
+    async with Database("postgresql://nobody@127.0.0.1:1/nowhere", pool_size=1) as away:
+        task = asyncio.create_task(keep_house(away, 3_600))
+        done, _ = await asyncio.wait({task}, timeout=0.5)
+        assert not done
+        task.cancel()
