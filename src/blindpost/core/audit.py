@@ -336,7 +336,7 @@ def read_head(data_dir: Path) -> Head | None:
         return None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}", "run this as the router's user") from None
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a time within hours of the calendar's two ends
         raise ConfigurationError(
             f"{path} does not hold a row's number, hash and time: somebody else wrote it",
             "find out who did; with the file deleted, the router begins a new one",

@@ -14,6 +14,7 @@ from pathlib import Path
 from time import time
 from typing import Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -118,7 +119,7 @@ def _read(path: Path) -> TokenKey:
         raise ConfigurationError(f"others can read the token key {path}", f"chmod 600 {path}")
     try:
         private = load_pem_private_key(content, None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         private = None
     if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(private.curve, ec.SECP256R1):
         raise ConfigurationError(
