@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blindpost.protocol.challenge import LABEL, Challenge
+from blindpost.protocol.challenge import LABEL, NONCE_BYTES, Challenge
 
 NONCE = base64.urlsafe_b64encode(bytes(range(32))).decode().rstrip("=")
 GOOD = f"{LABEL}|https://chat.example.org|alice|{NONCE}|1700000000"
@@ -54,3 +54,36 @@ def test_refuses_other_text(text: str) -> None:
     assert Challenge.parse(GOOD).username == "alice"
     with pytest.raises(ValueError, match="challenge"):
         Challenge.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x" * 513, "longer than 512"),
+        ("x" * 512, "not a login challenge"),
+        (GOOD.replace("login", "other"), "not a login challenge"),
+        (GOOD.replace(NONCE, "A" * 42), "not a login challenge"),
+        (GOOD.replace(NONCE, "A" * 42 + "B"), "not a login challenge"),
+        (GOOD + "|x", "not a login challenge"),
+        (GOOD.rpartition("|")[0], "not a login challenge"),
+        (GOOD.replace("1700000000", "x"), "not a time"),
+        (GOOD.replace("1700000000", ""), "not a time"),
+        (GOOD.replace("1700000000", "\u0661" * 10), "not a time"),
+        (GOOD.replace("1700000000", "1" * 11), "not a time"),
+        (GOOD.replace("1700000000", "0700000000"), "canonical"),
+    ],
+)
+def test_the_refusal_says_what_is_wrong(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Challenge.parse(text)
+
+
+def test_a_challenge_may_have_512_characters() -> None:
+    written = Challenge("https://chat.example.org", "a" * (512 - len(GOOD) + len("alice")), NONCE, 1_700_000_000)
+    assert len(str(written)) == 512
+    assert Challenge.parse(str(written)) == written
+
+
+def test_a_nonce_has_256_bits() -> None:
+    assert NONCE_BYTES == 32
+    assert len(base64.urlsafe_b64decode(NONCE + "=")) == NONCE_BYTES

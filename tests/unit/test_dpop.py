@@ -407,3 +407,144 @@ def test_a_key_does_not_show_itself() -> None:
 
 def test_a_proof_made_now_is_of_now() -> None:
     assert check(KEY.prove(REQUEST, time.time()), REQUEST, time.time())
+
+
+# The edges, each from both sides
+
+
+@pytest.mark.parametrize(("length", "says"), [(8_192, "JWS"), (8_193, "too long")])
+def test_a_proof_may_have_8192_characters(length: int, says: str) -> None:
+    assert says in refused("x" * length)
+
+
+def test_what_is_not_ascii_is_refused_as_such() -> None:
+    assert "ASCII" in refused("é.é.é")
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+def test_a_jws_has_three_parts(count: int) -> None:
+    assert "JWS" in refused(".".join(["e30"] * count))
+
+
+def test_true_is_no_time_not_even_in_the_first_second_of_1970() -> None:
+    header, claims = parts(KEY.prove(REQUEST, 1))
+    assert check(forge(header, claims), REQUEST, 1).issued_at == 1
+    assert "no time" in refused(forge(header, claims | {"iat": True}), now=1)
+    assert "no time" in refused(forge(header, claims | {"iat": False}), now=0)
+
+
+@pytest.mark.parametrize(("proof_id", "passes"), [("x", True), ("", False), ("x" * 128, True), ("x" * 129, False)])
+def test_an_id_has_1_to_128_characters(proof_id: str, passes: bool) -> None:  # noqa: FBT001
+    header, claims = parts(KEY.prove(REQUEST, NOW))
+    forged = forge(header, claims | {"jti": proof_id})
+    if passes:
+        assert check(forged, REQUEST, NOW).id == proof_id
+    else:
+        assert "no id" in refused(forged)
+
+
+@pytest.mark.parametrize(
+    ("claim", "says"),
+    [("htm", "method"), ("htu", "URL"), ("bd", "body"), ("ath", "token"), ("iat", "time"), ("jti", "id")],
+)
+def test_the_refusal_says_which_claim_is_missing(claim: str, says: str) -> None:
+    header, claims = parts(KEY.prove(REQUEST, NOW))
+    del claims[claim]
+    assert says in refused(forge(header, claims))
+
+
+@pytest.mark.parametrize(
+    ("digits", "says"), [("1" + "0" * 18, "time"), ("1" + "0" * 19, "JSON"), ("-1" + "0" * 17, "time")]
+)
+def test_an_integer_has_at_most_19_digits(digits: str, says: str) -> None:
+    header, claims = parts(KEY.prove(REQUEST, NOW))
+    text = json.dumps(claims).replace(str(int(NOW)), digits)
+    data = f"{b64u(json.dumps(header).encode())}.{b64u(text.encode())}"
+    assert says in refused(f"{data}.{b64u(raw_signature(KEY, data.encode()))}")
+
+
+@pytest.mark.parametrize(
+    ("claimed", "actual", "passes"),
+    [
+        ("http://a.example:80/x", "http://a.example/x", True),
+        ("http://a.example:81/x", "http://a.example/x", False),
+        ("http://a.example:443/x", "http://a.example/x", False),
+        ("https://a.example:443/x", "https://a.example/x", True),
+        ("https://a.example:80/x", "https://a.example/x", False),
+        ("https://a.example:444/x", "https://a.example/x", False),
+        ("https://a.example/x", "https://a.example:8443/x", False),
+        ("https://u@a.example/x", "https://a.example/x", False),
+        ("https://a.example/x#y?z", "https://a.example/x", True),
+        ("https://a.example/x?y#z", "https://a.example/x", True),
+        ("https://a.example/x;y", "https://a.example/x", False),
+    ],
+)
+def test_an_origin_is_compared_with_its_default_port(claimed: str, actual: str, passes: bool) -> None:  # noqa: FBT001
+    request = REQUEST._replace(url=actual)
+    proof = KEY.prove(request._replace(url=claimed), NOW)
+    if passes:
+        assert check(proof, request, NOW)
+    else:
+        assert "URL" in refused(proof, request)
+
+
+def test_a_request_has_no_body_and_no_token_unless_it_says_so() -> None:
+    assert SignedRequest("GET", URL) == SignedRequest("GET", URL, b"", None)
+
+
+def test_a_body_that_is_empty_needs_no_digest_and_may_have_the_right_one() -> None:
+    header, claims = parts(KEY.prove(REQUEST._replace(body=b""), NOW))
+    assert "bd" not in claims
+    empty = REQUEST._replace(body=b"")
+    assert check(forge(header, claims), empty, NOW)
+    assert check(forge(header, claims | {"bd": dpop.digest(b"")}), empty, NOW)
+    assert "body" in refused(forge(header, claims | {"bd": dpop.digest(b"x")}), empty)
+    assert "body" in refused(forge(header, claims | {"bd": None}), empty)
+
+
+def test_a_proof_is_remembered_for_as_long_as_it_could_pass() -> None:
+    assert dpop.LIFETIME_S == dpop.AGE_MAX_S + dpop.AHEAD_MAX_S == 90
+
+
+def test_an_id_of_ours_has_128_bits() -> None:
+    assert len(dpop._decode(check(KEY.prove(REQUEST, NOW), REQUEST, NOW).id)) == 16
+
+
+def test_the_key_of_a_session_is_read_once() -> None:
+    dpop._read_header.cache_clear()
+    key = ProofKey()
+    for _ in range(3):
+        check(key.prove(REQUEST, NOW), REQUEST, NOW)
+    assert dpop._read_header.cache_info()[:2] == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"typ": "JWT"}, "type"),
+        ({"alg": "none"}, "algorithm"),
+        ({"alg": ["ES256"]}, "algorithm"),
+        ({"alg": None}, "algorithm"),
+        ({"crit": []}, "algorithm"),
+        ({"jwk": []}, "key is not one of its algorithm"),
+        ({"jwk": {"kty": "EC", "crv": "P-384"}}, "key is not one of its algorithm"),
+        ({"jwk": {"kty": "RSA", "crv": "P-256"}}, "key is not one of its algorithm"),
+        ({"jwk": {"kty": "EC", "crv": "P-256", "d": ""}}, "private key"),
+        ({"jwk": {"kty": "EC", "crv": "P-256"}}, "not complete"),
+        ({"jwk": {"kty": "EC", "crv": "P-256", "x": 1, "y": 2}}, "not complete"),
+        ({"jwk": {"kty": "EC", "crv": "P-256", "x": "!", "y": "!"}}, "not base64url"),
+        ({"jwk": {"kty": "EC", "crv": "P-256", "x": "A" * 43, "y": "A" * 43}}, "curve"),
+    ],
+)
+def test_the_refusal_says_what_is_wrong_with_the_header(change: dict[str, Any], says: str) -> None:
+    header, claims = parts(KEY.prove(REQUEST, NOW))
+    assert says in refused(forge(header | change, claims))
+
+
+def test_the_refusal_says_that_it_was_not_signed_or_is_not_json() -> None:
+    header, claims, signature = KEY.prove(REQUEST, NOW).split(".")
+    assert "verify" in refused(f"{header}.{claims}.{signature[:-2]}")
+    assert "verify" in refused(f"{header}.{claims}.")
+    assert "base64url" in refused(f"{header}.{claims}.!")
+    assert "not JSON" in refused(f"{b64u(b'{')}.{claims}.{signature}")
+    assert "object" in refused(f"{b64u(b'[]')}.{claims}.{signature}")
