@@ -5,16 +5,20 @@ from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blindpost.protocol import transcripts
 from blindpost.protocol.envelope import (
+    CONTENT_HEAD_BYTES,
     DATA_MAX_BYTES,
     OVERHEAD_BYTES,
     SENT_AT_MAX_MS,
     Content,
     Kind,
     Parties,
+    _key_and_nonce,
     open_envelope,
     seal,
 )
@@ -181,3 +185,61 @@ def test_content_has_one_form(encoded: bytes) -> None:
     except ValueError:
         return
     assert content.encode() == encoded
+
+
+@pytest.mark.parametrize(("sent_at_ms", "is_good"), [(-1, False), (0, True), (SENT_AT_MAX_MS, True), (2**63, False)])
+def test_a_time_of_sending_is_between_1970_and_the_last_millisecond_of_9999(
+    sent_at_ms: int,
+    is_good: bool,  # noqa: FBT001
+) -> None:
+    content = replace(HELLO, sent_at_ms=sent_at_ms)
+    if is_good:
+        assert Content.decode(content.encode()) == content
+    else:
+        with pytest.raises(ValueError, match="time of sending"):
+            content.encode()
+
+
+def test_one_millisecond_later_is_no_date() -> None:
+    assert SENT_AT_MAX_MS == 253_402_300_799_999
+    with pytest.raises(ValueError, match="time of sending"):
+        replace(HELLO, sent_at_ms=SENT_AT_MAX_MS + 1).encode()
+
+
+def test_a_content_without_data_is_one() -> None:
+    empty = replace(HELLO, data=b"")
+    assert len(empty.encode()) == CONTENT_HEAD_BYTES
+    assert Content.decode(empty.encode()) == empty
+    with pytest.raises(ValueError, match="too short"):
+        Content.decode(empty.encode()[:-1])
+
+
+def test_text_is_utf_8_and_bytes_are_anything() -> None:
+    assert Content.decode(replace(HELLO, kind=Kind.BYTES, data=b"\xff").encode()).data == b"\xff"
+    with pytest.raises(ValueError, match="utf-8"):
+        replace(HELLO, data=b"\xff").encode()
+
+
+def seal_anything(plaintext: bytes, size: int = 512) -> bytes:
+    """Encrypt as a hostile sender would, who keeps to no format inside."""
+    secret = ec.derive_private_key(31, ec.SECP384R1())
+    header = b"\x01" + public(secret).der[-97:]
+    key, nonce = _key_and_nonce(secret, TO_BOB.recipient_key, TO_BOB, public(secret))
+    return header + AESGCM(key).encrypt(nonce, plaintext + bytes(size - len(header) - 16 - len(plaintext)), header)
+
+
+@pytest.mark.parametrize("plaintext", [b"", b"\x80", b"\x00\x80", b"\xff\x80", b"\x01\x30\x80", b"\x00" * 300])
+def test_whatever_a_hostile_sender_seals_is_the_one_error(plaintext: bytes) -> None:
+    """No padding, nothing inside, a length beyond the end, no signature."""
+    with pytest.raises(ValueError, match=r"^the envelope cannot be decrypted$"):
+        open_envelope(seal_anything(plaintext), TO_BOB, BOB_ECDH)
+
+
+def test_a_hostile_sender_who_keeps_to_the_format_is_read() -> None:
+    """Else the test above would prove nothing."""
+    one_time = public(ec.derive_private_key(31, ec.SECP384R1()))
+    signature = sign_as_alice(
+        transcripts.message(UUID(int=1), UUID(int=2), public(ALICE), public(BOB_ECDH), one_time, HELLO.encode())
+    )
+    plaintext = bytes((len(signature),)) + signature + HELLO.encode() + b"\x80"
+    assert open_envelope(seal_anything(plaintext), TO_BOB, BOB_ECDH) == HELLO

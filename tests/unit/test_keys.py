@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from blindpost.protocol.encoding import b64encode
 from blindpost.protocol.keys import ECDSA_SHA384, SPKI_HEADER, PublicKey
+from blindpost.protocol.limits import SIGNATURE_MAX_BYTES
 
 ORDER = int("ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", base=16)
 FIELD = 2**384 - 2**128 - 2**96 + 2**32 - 1
@@ -190,3 +191,23 @@ def test_a_signature_is_for_its_data_and_its_key(data: bytes, other: bytes) -> N
     assert KEY.verifies(signature, data)
     assert KEY.verifies(signature, other) == (data == other)
     assert not PublicKey.of(ec.derive_private_key(2, ec.SECP384R1()).public_key()).verifies(signature, data)
+
+
+@pytest.mark.parametrize(("length", "says"), [(1_024, "not exactly one PEM"), (1_025, "longer than 1024")])
+def test_text_is_looked_at_up_to_1024_characters(length: int, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        PublicKey.from_pem("x" * length)
+
+
+@pytest.mark.parametrize("length", [119, 121])
+def test_a_key_has_120_bytes(length: int) -> None:
+    with pytest.raises(ValueError, match="not a P-384 public key with"):
+        PublicKey.from_der((KEY.der + b"\x00")[:length])
+
+
+def test_the_longest_signature_verifies() -> None:
+    """Both numbers with their highest bit set: 104 bytes."""
+    signature = next(
+        each for _ in range(1_000) if len(each := PRIVATE.sign(b"data", ECDSA_SHA384)) == SIGNATURE_MAX_BYTES
+    )
+    assert KEY.verifies(signature, b"data")

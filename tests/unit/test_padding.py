@@ -47,3 +47,15 @@ def test_refuses_what_does_not_fit() -> None:
         pad(b"ab", 2)
     with pytest.raises(ValueError, match="largest"):
         bucket_for(MESSAGE_MAX_BYTES + 1)
+
+
+@pytest.mark.parametrize("padded", [b"", b"\x00", b"ab", b"\x80X", b"\x80\x00X", b"\x80\x00\x01"])
+def test_refuses_what_is_not_a_mark_and_zeros(padded: bytes) -> None:
+    with pytest.raises(ValueError, match="no mark"):
+        unpad(padded)
+
+
+def test_the_mark_may_stand_alone() -> None:
+    """Nothing at all has a padded form too."""
+    assert pad(b"", 1) == b"\x80"
+    assert unpad(b"\x80") == b""
