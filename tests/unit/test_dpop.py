@@ -548,3 +548,29 @@ def test_the_refusal_says_that_it_was_not_signed_or_is_not_json() -> None:
     assert "base64url" in refused(f"{header}.{claims}.!")
     assert "not JSON" in refused(f"{b64u(b'{')}.{claims}.{signature}")
     assert "object" in refused(f"{b64u(b'[]')}.{claims}.{signature}")
+
+
+@pytest.mark.parametrize(
+    ("part", "more"),
+    [
+        (0, '"typ":"dpop+jwt"'),
+        (0, '"alg":"ES256"'),
+        (0, '"x":1,"x":1'),
+        (1, '"htm":"POST"'),
+        (1, '"jti":"other"'),
+        (1, '"x":{"y":1,"y":1}'),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused_whatever_it_says(part: int, more: str) -> None:
+    texts = [json.dumps(each) for each in parts(KEY.prove(REQUEST, NOW))]
+    texts[part] = f"{texts[part][:-1]},{more}}}"
+    data = ".".join(b64u(text.encode()) for text in texts)
+    assert "not JSON" in refused(f"{data}.{b64u(raw_signature(KEY, data.encode()))}")
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1" * 20, '"\ud800"', "{", "01"])
+def test_what_is_no_json_is_refused_also_where_nobody_looks(value: str) -> None:
+    header, claims = parts(KEY.prove(REQUEST, NOW))
+    text = json.dumps(claims)[:-1] + f', "x": {value}}}'
+    data = f"{b64u(json.dumps(header).encode())}.{b64u(text.encode('utf-8', 'surrogatepass'))}"
+    assert "not JSON" in refused(f"{data}.{b64u(raw_signature(KEY, data.encode()))}")
