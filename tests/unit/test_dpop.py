@@ -574,3 +574,17 @@ def test_what_is_no_json_is_refused_also_where_nobody_looks(value: str) -> None:
     text = json.dumps(claims)[:-1] + f', "x": {value}}}'
     data = f"{b64u(json.dumps(header).encode())}.{b64u(text.encode('utf-8', 'surrogatepass'))}"
     assert "not JSON" in refused(f"{data}.{b64u(raw_signature(KEY, data.encode()))}")
+
+
+@pytest.mark.parametrize("algorithm", CURVES)
+def test_a_session_uses_the_key_that_it_was_given(algorithm: str) -> None:
+    private = ec.generate_private_key(CURVES[algorithm]())
+    key = ProofKey(private)
+    header, _ = parts(key.prove(REQUEST, NOW))
+    assert header["alg"] == algorithm
+    assert jwt.PyJWK(header["jwk"], algorithm).key.public_numbers() == private.public_key().public_numbers()
+
+
+def test_a_proof_is_written_without_spaces() -> None:
+    """It travels with every request."""
+    assert not any(b" " in dpop._decode(part) for part in KEY.prove(REQUEST, NOW).split(".")[:2])

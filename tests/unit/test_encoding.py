@@ -61,3 +61,10 @@ def test_only_the_canonical_text_of_the_url_alphabet_is_read(text: str) -> None:
 def test_refuses_other_spellings_of_the_url_alphabet(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         b64url_decode(text)
+
+
+@pytest.mark.parametrize("character", "AEIXYZxyz0189-_")
+def test_only_the_padding_is_left_out(character: str) -> None:
+    """Whatever the last character is."""
+    text = f"AAA{character}"
+    assert b64url_encode(b64url_decode(text)) == text

@@ -243,3 +243,41 @@ def test_a_hostile_sender_who_keeps_to_the_format_is_read() -> None:
     )
     plaintext = bytes((len(signature),)) + signature + HELLO.encode() + b"\x80"
     assert open_envelope(seal_anything(plaintext), TO_BOB, BOB_ECDH) == HELLO
+
+
+@pytest.mark.parametrize("place", range(16, 24))
+def test_every_byte_of_the_time_of_sending_counts(place: int) -> None:
+    encoded = bytearray(HELLO.encode())
+    encoded[place] ^= 0x80
+    try:
+        content = Content.decode(bytes(encoded))
+    except ValueError:
+        assert place < 19, "it would be a good time"
+        return
+    assert content.encode() == encoded
+    assert content.sent_at_ms != HELLO.sent_at_ms
+
+
+@pytest.mark.parametrize(("size", "is_good"), [(511, False), (512, True), (513, False), (600, False), (1_024, True)])
+def test_an_envelope_that_is_right_inside_still_needs_the_size_of_a_bucket(
+    size: int,
+    is_good: bool,  # noqa: FBT001
+) -> None:
+    """Or a sender could mark messages by their size, for a router to recognise."""
+    one_time = public(ec.derive_private_key(31, ec.SECP384R1()))
+    signature = sign_as_alice(
+        transcripts.message(UUID(int=1), UUID(int=2), public(ALICE), public(BOB_ECDH), one_time, HELLO.encode())
+    )
+    sealed = seal_anything(bytes((len(signature),)) + signature + HELLO.encode() + b"\x80", size)
+    if is_good:
+        assert open_envelope(sealed, TO_BOB, BOB_ECDH) == HELLO
+    else:
+        with pytest.raises(ValueError, match="cannot be decrypted"):
+            open_envelope(sealed, TO_BOB, BOB_ECDH)
+
+
+def test_a_one_time_key_that_is_given_is_the_one_that_is_used() -> None:
+    """The vectors rest on it."""
+    one_time = ec.derive_private_key(31, ec.SECP384R1())
+    sealed = seal(HELLO, TO_BOB, sign_as_alice, ephemeral=one_time)
+    assert sealed[1:98] == public(one_time).der[-97:]

@@ -211,3 +211,12 @@ def test_the_longest_signature_verifies() -> None:
         each for _ in range(1_000) if len(each := PRIVATE.sign(b"data", ECDSA_SHA384)) == SIGNATURE_MAX_BYTES
     )
     assert KEY.verifies(signature, b"data")
+
+
+@pytest.mark.parametrize("place", range(len(SPKI_HEADER) + 1))
+def test_every_byte_of_the_header_counts(place: int) -> None:
+    """Also where the point behind it is good."""
+    der = bytearray(KEY.der)
+    der[place] ^= 1
+    with pytest.raises(ValueError, match="not a P-384 public key with"):
+        PublicKey.from_der(bytes(der))
