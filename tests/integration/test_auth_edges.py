@@ -243,3 +243,16 @@ async def test_the_repeat_of_a_change_of_the_encryption_key_retires_nothing(
         success(await alice.put("/auth/ecdh-update-key", **body))
     count = "SELECT count(*) FROM retired_ecdh_keys WHERE user_id = $1"
     assert await database.fetchval(count, UUID(alice.id)) == 1
+
+
+async def test_a_session_of_a_deleted_account_opens_nothing_else_either(
+    http: httpx.AsyncClient, second_http: httpx.AsyncClient
+) -> None:
+    """Redis believed in it a moment ago, and not every answer needs the account."""
+    alice = await person(http)
+    phone = (await another_session(alice)).at(second_http)
+    success(await phone.get("/contacts/get-contacts"))
+    success(await delete(alice))
+    for someone in (alice, phone):
+        refusal(await someone.get("/contacts/get-contacts"), 401, "not_authenticated")
+        refusal(await someone.get("/messages/get-undelivered-messages"), 401, "not_authenticated")
