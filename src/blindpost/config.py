@@ -133,6 +133,8 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the TOML file."""
         sources = [init_settings, env_settings]
         if path := os.environ.get(PREFIX + "CONFIG"):
+            if not Path(path).is_file():  # the library would take none for an empty one
+                raise FileNotFoundError(f"there is no file {path}")
             sources.append(TomlConfigSettingsSource(settings_cls, Path(path)))
         return tuple(sources)
 
@@ -174,7 +176,7 @@ def unknown_variables() -> list[str]:
         PREFIX + "CONFIG",
         *(PREFIX + name for name in ("IDENTITY", "PASSPHRASE", "NEW_PASSPHRASE")),
     }
-    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    return sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -95,6 +95,8 @@ def configure_logging(*, json: bool, level: str) -> None:
     root.handlers[:] = [handler]
     # Libraries speak up only when something is wrong.
     root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+    # uvicorn has a warning for each request that is none: anybody could fill the log with them.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.getLogger("blindpost").setLevel(level.upper())
 
 

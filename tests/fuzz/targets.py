@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -500,17 +501,19 @@ def _refused_constant(constant: str) -> None:
 
 
 def _is_clean(value: object) -> None:
-    """Demand it of every member of every object: there is nothing else in the bodies that is kept as text."""
+    """Demand it of every text and number, wherever it is."""
     waiting = [value]
     while waiting:
         each = waiting.pop()
         if isinstance(each, list):
             waiting += each
         elif isinstance(each, dict):
-            waiting += each.values()
-            for text in [*each, *(member for member in each.values() if isinstance(member, str))]:
-                assert "\x00" not in text
-                text.encode("utf-8")
+            waiting += [*each, *each.values()]
+        elif isinstance(each, str):
+            assert "\x00" not in each
+            each.encode("utf-8")
+        elif isinstance(each, float):
+            assert isfinite(each)
         elif isinstance(each, int):
             assert -(2**63) <= each < 2**63
 

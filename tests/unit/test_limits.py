@@ -23,7 +23,7 @@ def test_the_sizes_and_times_are_those_of_the_specification() -> None:
 
 
 def test_the_figures_of_each_format_are_those_of_the_specification() -> None:
-    assert (dpop.PROOF_MAX_CHARS, dpop.ID_MAX_CHARS, dpop.AGE_MAX_S, dpop.AHEAD_MAX_S) == (8_192, 128, 60, 30)
+    assert (dpop.PROOF_MAX_CHARS, dpop.ID_MAX_CHARS, dpop.AGE_MAX_S, dpop.AHEAD_MAX_S) == (8_192, 128, 60, 5)
     assert (challenge.LABEL, challenge.NONCE_BYTES) == ("blindpost/v1/login", 32)
     assert (keys.POINT_BYTES, keys.DER_BYTES) == (97, 120)
     assert (padding.SMALLEST_BUCKET, len(padding.BUCKETS)) == (512, 8)

@@ -4,6 +4,7 @@ Nothing here must survive a loss of it, and nothing here names anybody: keys and
 503 for whatever needs it: a check that cannot be made is a check that failed.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -33,6 +34,8 @@ ENDED: Final = b"0"
 DIGEST_BYTES: Final = 16
 SINCE: Final = b"proof:since"
 """The Unix second before which it is not known which proofs were seen."""
+RUN: Final = b"proof:run"
+"""Which run of Redis wrote it: one that was restored from a snapshot knows what was, and not what was last."""
 
 # For each proof: 1, or 0 for one seen before, -1 for one that may have been; and what is remembered of the session.
 # A Redis that lost its memory begins it when no proof that it may have forgotten can be dated any more.
@@ -59,7 +62,17 @@ end
 return answers
 """
 _WAIT: Final = f"{_SINCE} return since - now"
+_RUN: Final = f"""
+local before = redis.call('GET', KEYS[2])
+if before and before ~= ARGV[1] then
+    redis.call('SET', KEYS[1], redis.call('TIME')[1] + 1 + {dpop.AHEAD_MAX_S})
+end
+redis.call('SET', KEYS[2], ARGV[1])
+"""
 _BEGIN: Final = "redis.call('SET', KEYS[1], redis.call('TIME')[1], 'NX')"
+
+
+_RUN_ID: Final = re.compile(rb"run_id:([0-9a-f]{40})")
 
 
 class _Shown(NamedTuple):
@@ -83,17 +96,30 @@ class Cache:
                 socket_connect_timeout=SOCKET_TIMEOUT_S,
                 # One repeat, for a connection that the server closed while it was idle.
                 retry=Retry(NoBackoff(), 1),
+                redis_connect_func=self._connected,
             )
         except ValueError:
             raise ConfigurationError(
                 "BLINDPOST_REDIS_URL is not a Redis URL", "write it as redis://:password@host:6379/0"
             ) from None
+        self._run = b""
         self._redis: Redis = Redis.from_pool(pool)
         self._admit = self._redis.register_script(_ADMIT)
         self._admissions: GroupCommit[_Shown, tuple[int, bytes | None]] = GroupCommit(self._flush_admissions)
         self._wait = self._redis.register_script(_WAIT)
         storage = RedisStorage("async+redis://", implementation="redispy", connection_pool=cast("str", pool))
         self._limiter = SlidingWindowCounterRateLimiter(storage)
+
+    async def _connected(self, connection: Any) -> None:
+        """Learn, on each new connection, whether this Redis ran all the time; if not, its memory is not believed."""
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        found = _RUN_ID.search(await connection.read_response())
+        if found is None:
+            raise ConnectionError("Redis does not say which run this is")
+        await connection.send_command("EVAL", _RUN, 2, SINCE, RUN, found[1])
+        await connection.read_response()
+        self._run = found[1]
 
     async def close(self) -> None:
         self._admissions.close()
@@ -133,7 +159,7 @@ class Cache:
     async def session_is_open(self, session_id: UUID, user_id: UUID) -> bool | None:
         """Tell what is remembered of a session: open and this user's, not so, or nothing."""
         with _failing_closed():
-            state: Any = await self._redis.get(_session(session_id))
+            state: Any = await self._redis.get(self._session(session_id))
         return _is_open(state, session_id, user_id)
 
     async def admit(self, session_id: UUID, user_id: UUID, proof: dpop.Proof) -> bool | None:
@@ -142,7 +168,7 @@ class Cache:
         Raises InvalidProof for one that was seen, Unavailable for one that a Redis which lost its memory may have seen.
         """
         key = b"proof:" + _digest(proof.thumbprint.encode(), proof.id.encode())
-        taken, state = await self._admissions.submit(_Shown(key, _session(session_id), proof.issued_at))
+        taken, state = await self._admissions.submit(_Shown(key, self._session(session_id), proof.issued_at))
         if taken < 0:
             raise Unavailable(retry_after=dpop.AHEAD_MAX_S)
         if taken == 0:
@@ -159,17 +185,21 @@ class Cache:
             answers = await self._admit(keys=keys, args=[dpop.REMEMBERED_S, *(each.issued_at for each in batch)])
         return list(zip(answers[::2], answers[1::2], strict=True))
 
+    def _session(self, session_id: UUID) -> bytes:
+        """Name the memory of a session in this run of Redis: what another run remembers may be old."""
+        return b"session:" + _digest(session_id.bytes, self._run)
+
     async def remember_open(self, session_id: UUID, user_id: UUID) -> None:
         """Remember that PostgreSQL has the session of this user; never over a memory that it ended (NX)."""
         with _failing_closed():
-            await self._redis.set(_session(session_id), _owner(session_id, user_id), ex=SESSION_MEMORY_S, nx=True)
+            await self._redis.set(self._session(session_id), _owner(session_id, user_id), ex=SESSION_MEMORY_S, nx=True)
 
     async def remember_ended(self, session_ids: Iterable[UUID]) -> None:
         """Remember that sessions ended, for longer than a reader who saw them open can take to say so."""
         with _failing_closed():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for session_id in session_ids:
-                    pipe.set(_session(session_id), ENDED, ex=2 * SESSION_MEMORY_S)
+                    pipe.set(self._session(session_id), ENDED, ex=2 * SESSION_MEMORY_S)
                 await pipe.execute()
 
     async def hit(self, limit: RateLimitItem, *whom: str, cost: int = 1) -> int | None:
@@ -179,10 +209,6 @@ class Cache:
                 return None
             freed_at = (await self._limiter.get_window_stats(limit, *whom)).reset_time
             return min(max(1, ceil(freed_at - time())), limit.get_expiry())
-
-
-def _session(session_id: UUID) -> bytes:
-    return b"session:" + _digest(session_id.bytes)
 
 
 def _owner(session_id: UUID, user_id: UUID) -> bytes:

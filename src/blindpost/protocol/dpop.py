@@ -24,6 +24,8 @@ from blindpost.protocol.encoding import b64url_decode, b64url_encode
 TYPE: Final = "dpop+jwt"
 PROOF_MAX_CHARS: Final = 8_192
 """Most of it is room for a long URL."""
+HEADER_MAX_CHARS: Final = 1_024
+"""A header is remembered, so that it is read once."""
 ID_MAX_CHARS: Final = 128
 INTEGER_MAX_DIGITS: Final = 19
 ID_BYTES: Final = 16
@@ -114,6 +116,8 @@ def check(proof: str, request: SignedRequest, now: float) -> Proof:
     if len(parts) != len(("header", "claims", "signature")):
         raise InvalidProof("it is not a compact JWS")
     header, claims, signature = parts
+    if len(header) > HEADER_MAX_CHARS:
+        raise InvalidProof("its header is too long")
     key = _read_header(header)
     if not key.verifies(_decode(signature), f"{header}.{claims}".encode("ascii")):
         raise InvalidProof("its signature does not verify")

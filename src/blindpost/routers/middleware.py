@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blindpost.errors import InternalFault, TooLarge
@@ -16,6 +17,8 @@ from blindpost.protocol.limits import BODY_MAX_BYTES
 from blindpost.routers.problems import ProblemResponse
 from blindpost.telemetry import DURATION, REQUESTS, log_fault
 
+GONE: Final = 499
+"""What the metrics call a client that left before its request was read."""
 POLL_ROUTE: Final = "/messages/poll"
 SECURITY_HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -54,6 +57,8 @@ class Gate:
                 await ProblemResponse(TooLarge(), {"Connection": "close"})(scope, receive, send_with_headers)
             else:
                 await self._app(scope, _bounded(receive), send_with_headers)
+        except ClientDisconnect:
+            status = GONE  # nobody is there to be answered, and nothing is wrong with us
         except Exception as error:  # noqa: BLE001 - the last catch: nothing of a fault may reach the client
             log_fault("request_failed", error, request_id=request_id, route=_route(scope), method=_method(scope))
             if not has_started:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Coroutine
+from math import isinf
 from typing import Any, Final, NoReturn
 
 from dishka.integrations.fastapi import DishkaRoute
@@ -40,14 +41,17 @@ class StrictRoute(DishkaRoute):
 def loads(body: bytes) -> Any:
     """Parse UTF-8 JSON; raises json.JSONDecodeError.
 
-    Refused beyond the grammar: duplicate keys, NUL, lone surrogates, NaN, integers beyond 64 bits, and more depth
-    than DEPTH_MAX.
+    Refused beyond the grammar: duplicate keys, NUL, lone surrogates, NaN, integers beyond 64 bits, numbers beyond what
+    a float holds, and more depth than DEPTH_MAX.
     """
     try:
         text = body.decode("utf-8")
         if _has_many(text, "[") or _has_many(text, "{"):
             _demand_shallow(text)
-        return _DECODER.decode(text)
+        value = _DECODER.decode(text)
+        if "\\u" in text:  # there is no other way to write either
+            _demand_clean(value)
+        return value
     except (ValueError, RecursionError):
         # Without the text: it would travel in the error.
         raise json.JSONDecodeError(InvalidJson.title, "", 0) from None
@@ -80,19 +84,22 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("duplicate key")
-    for key, value in pairs:
-        _clean(key)
-        if isinstance(value, str):
-            _clean(value)
     return result
 
 
-def _clean(text: str) -> None:
-    """PostgreSQL holds no NUL, and a lone surrogate is no character."""
-    if "\x00" in text:
-        raise ValueError("NUL")
-    if not text.isascii():
-        text.encode("utf-8")
+def _demand_clean(value: object) -> None:
+    """Refuse NUL, which PostgreSQL does not hold, and lone surrogates, which are no characters, wherever they are."""
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise ValueError("NUL")
+        value.encode("utf-8")
+    elif isinstance(value, list):
+        for each in value:
+            _demand_clean(each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            _demand_clean(key)
+            _demand_clean(each)
 
 
 def _integer(digits: str) -> int:
@@ -101,8 +108,17 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+def _float(digits: str) -> float:
+    value = float(digits)
+    if isinf(value):
+        raise ValueError("number out of range")
+    return value
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse_constant=_refuse)
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_refuse
+)

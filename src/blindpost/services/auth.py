@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from hashlib import sha384
 from secrets import token_urlsafe
 from time import time
+from typing import Final
 from uuid import UUID, uuid4
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -42,6 +43,9 @@ from blindpost.services.models.auth import (
     Session,
     SessionSummary,
 )
+
+SESSIONS_MAX: Final = 100
+"""Of one user; a login beyond ends the oldest. More devices has nobody, and a list of more is of use to nobody."""
 
 
 class AuthService:
@@ -114,6 +118,8 @@ class AuthService:
         async with self._database.transaction() as tx:
             if not await users.open_session(tx, session_id, user.id, key.der, self._session_lifetime_s):
                 raise LoginFailed
+            if oldest := await users.sessions_beyond(tx, user.id, SESSIONS_MAX):
+                await self._end(tx, user.id, oldest)
         token = self._tokens.issue(user.id, session_id, self._session_lifetime_s, thumbprint)
         token_type = "Bearer" if thumbprint is None else "DPoP"
         return Session(access_token=token, token_type=token_type, expires_in=self._session_lifetime_s)

@@ -185,6 +185,13 @@ async def sessions_of(tx: AsyncConnection, user_id: UUID) -> list[Session]:
     return [Session(*row) for row in await tx.execute(statement.order_by(sessions.c.created_at, sessions.c.id))]
 
 
+async def sessions_beyond(tx: AsyncConnection, user_id: UUID, most: int) -> list[UUID]:
+    """Read which sessions of a user are more than they may have: the oldest."""
+    newest = select(sessions.c.id).where(sessions.c.user_id == user_id)
+    newest = newest.order_by(sessions.c.created_at.desc(), sessions.c.id).offset(most)
+    return list((await tx.execute(newest)).scalars())
+
+
 async def purge_sessions(tx: AsyncConnection, limit: int) -> int:
     """Delete sessions that expired; returns how many, at most `limit`."""
     over = select(sessions.c.id).where(sessions.c.expires_at < func.now()).limit(limit)
