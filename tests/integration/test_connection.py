@@ -91,6 +91,32 @@ async def test_a_poll_may_wait_for_longer_than_a_request_may_take_to_arrive(
     assert (await alice.poll(0.6))["messages"] == []
 
 
+async def test_answers_that_nobody_reads_have_a_bound_together(
+    http: httpx.AsyncClient, router: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One account asks for its largest page on many connections, and reads none of them."""
+    monkeypatch.setattr(connection, "UNSENT_MAX_BYTES", 8 * 1024 * 1024)
+    alice, bob = await contacts(http)
+    for _ in range(40):
+        await alice.send(bob, bytes(65_536))
+    path = "/messages/get-undelivered-messages"
+    writers = []
+    for _ in range(6):
+        _, writer = await opened(router)
+        for _ in range(8):  # more than the kernel takes up
+            signed = bob.signed("GET", router.origin + path)
+            head = (f"GET {path} HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in signed.items()))
+            writer.write("\r\n".join((*head, "", "")).encode())
+        writers.append(writer)
+    await until(lambda: connection.Connection.unsent > 0)
+    refused = CONNECTIONS_REFUSED.labels("unsent")
+    await until(lambda: refused._value.get() > 0)
+    assert connection.Connection.unsent <= 12 * 1024 * 1024
+    for writer in writers:
+        writer.transport.abort()
+    await until(lambda: connection.Connection.unsent == 0)
+
+
 async def test_a_client_that_does_not_read_its_answer_is_let_go(
     http: httpx.AsyncClient, router: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

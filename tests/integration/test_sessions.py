@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import httpx
+import pytest
 
+from blindpost.services import auth
 from checks import Waiting, another_session, refusal, session_of, success
 from support import person
 
@@ -75,3 +77,14 @@ async def test_foreign_ended_and_unknown_sessions_are_told_apart_by_nobody(http:
     assert len({(answer.status_code, answer.content) for answer in answers}) == 1
     refusal(answers[0], 404, "not_found")
     success(await alice.get("/auth/me"))
+
+
+async def test_a_user_has_at_most_so_many_sessions_and_the_oldest_ends(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "SESSIONS_MAX", 3)
+    alice = await person(http)
+    success(await alice.get("/auth/me"))
+    others = [await another_session(alice) for _ in range(3)]
+    refusal(await alice.get("/auth/me"), 401, "not_authenticated")
+    assert [each["id"] for each in success(await others[0].get("/auth/sessions"))] == [session_of(o) for o in others]

@@ -1,9 +1,22 @@
 """The explanations of mutants are about mutants that there are; and the operators make the faults that they promise."""
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from mutants import GROUPS, explained
 from mutants_operators import mutants_of
+
+
+@pytest.fixture(autouse=True)
+def _no_collection() -> Iterator[None]:
+    """Keep what other tests left from being collected inside of the parser: greenlets do not survive that."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def test_every_explanation_is_of_a_mutant_that_exists() -> None:

@@ -117,9 +117,13 @@ def _proxies(settings: Settings) -> Iterator[Finding]:
         yield fine("trusted proxies", ", ".join(given))
 
 
+WIDEST: Final = {4: 8, 6: 32}
+"""Networks of proxies that somebody can mean; wider ones are half of the world."""
+
+
 def _is_bounded(network: str) -> bool:
     try:
-        return all(each.prefixlen > 0 for each in read_networks(network))
+        return all(each.prefixlen >= WIDEST[each.version] for each in read_networks(network))
     except ConfigurationError:
         return False
 
@@ -185,9 +189,13 @@ def _files(settings: Settings) -> Iterator[Finding]:
 
 def _directory(path: Path) -> Finding:
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
+        status = path.stat()
     except FileNotFoundError:
         return fine("data directory", f"{path} is made at the first start")
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid not in {0, os.geteuid()}:
+        says = f"{path} is somebody else's, who can put a key of theirs in the place of the router's"
+        return wrong("data directory", says, f"chown {os.geteuid()} {path}")
     if mode & WRITABLE:
         says = f"others can write to {path}, and put a key of theirs in the place of the router's"
         return wrong("data directory", says, f"chmod go-w {path}")

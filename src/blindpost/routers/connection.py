@@ -24,12 +24,17 @@ STALL_S = 30.0
 """For a client to take up what waits to be sent."""
 PIPELINE_MAX: Final = 32
 """Requests that wait behind one another on a connection: each costs memory before it is looked at."""
+UNSENT_MAX_BYTES = 256 * 1024 * 1024
+"""What may wait to be sent in the whole process: who reads slowly goes first when there is no more room."""
 DESCRIPTORS_RESERVED: Final = 128
 """For the stores, the logs, and whoever must still be let in."""
 
 
 class Connection(HttpToolsProtocol):
     """An HTTP/1.1 connection of uvicorn's, with bounds."""
+
+    unsent: ClassVar = 0
+    """Bytes of answers that wait for clients who do not read, over all connections."""
 
     places: ClassVar[Places]
 
@@ -39,6 +44,7 @@ class Connection(HttpToolsProtocol):
         self._bytes_outside_bodies = 0
         self._late: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
+        self._unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -91,6 +97,12 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._end_stall()
+        self._unsent = self.transport.get_write_buffer_size()
+        Connection.unsent += self._unsent
+        if Connection.unsent > UNSENT_MAX_BYTES:
+            CONNECTIONS_REFUSED.labels("unsent").inc()
+            self.transport.abort()
+            return
         self._stalled = self.loop.call_later(STALL_S, self.transport.abort)
 
     def resume_writing(self) -> None:
@@ -120,6 +132,8 @@ class Connection(HttpToolsProtocol):
             self._late = None
 
     def _end_stall(self) -> None:
+        Connection.unsent -= self._unsent
+        self._unsent = 0
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
