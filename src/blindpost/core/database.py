@@ -7,8 +7,8 @@ driver messages can carry names and keys.
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -101,7 +101,7 @@ class Database:
         """A transaction that is committed, durably, when the block ends; raises Unavailable, OutcomeUnknown.
 
         A cancelled commit may or may not have happened, so a commit is never cancelled: the connection is
-        given back only when the server has answered.
+        given back only when the server has answered, and the cancellation goes on then.
         """
         with _losses_as(Unavailable):
             async with _opened(self.engine) as connection:
@@ -109,10 +109,13 @@ class Database:
                 try:
                     yield connection
                 except BaseException:
-                    await asyncio.shield(transaction.rollback())
+                    # Its own failure means that the connection is gone, and the server rolls back by itself. It must
+                    # not take the place of a cancellation: that would look like a loss, and be tried again.
+                    with suppress(Exception):
+                        await _to_the_end(transaction.rollback())
                     raise
                 with _losses_as(OutcomeUnknown):
-                    await asyncio.shield(transaction.commit())
+                    await _to_the_end(transaction.commit())
 
     async def connect_raw(self) -> "asyncpg.Connection[Any]":
         """A connection of asyncpg's, in autocommit; raises the driver's errors."""
@@ -203,7 +206,26 @@ async def _opened(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         yield connection
     finally:
-        await asyncio.shield(connection.close())
+        await _to_the_end(connection.close())
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for what must not be cut short; a cancellation meanwhile is raised when it is over.
+
+    A bare shield would let the caller go on at once, and use the connection while the work still does.
+    """
+    task = asyncio.ensure_future(work)
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # looked at, or asyncio would call it lost; the cancellation goes before it
+    raise cancellation
 
 
 class _losses_as:  # noqa: N801 - reads as a statement
