@@ -49,7 +49,8 @@ def test_the_commands_that_it_prints_lead_to_an_account_over_tls(tmp_path: Path)
             (*PROGRAM, *register), env=trusted, capture_output=True, text=True, timeout=60, check=False
         )
         assert untrusting.returncode == 1
-        assert "cannot be reached" in untrusting.stderr
+        assert "certificate is not trusted" in untrusting.stderr
+        assert "SSL_CERT_FILE" in untrusting.stderr
     finally:
         served.process.terminate()
         served.process.wait(20)

@@ -17,6 +17,7 @@ from blindpost.client import (
     Client,
     ContactsChanged,
     Delivered,
+    FileError,
     Identity,
     KeyChanged,
     LoginRefused,
@@ -988,6 +989,42 @@ def test_other_addresses_are_refused(url: str) -> None:
     """An address is an origin and nothing else."""
     with pytest.raises(ValueError, match=r"\w"):
         origin_of(url)
+
+
+async def test_a_server_without_tls_is_told_from_one_that_is_away() -> None:
+    """The two call for different things to be done."""
+
+    async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        transport = HttpTransport(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(Unreachable, match="TLS") as caught:
+            await transport.request("GET", "/x")
+    assert not caught.value.sent
+    assert "does not speak TLS" in caught.value.hint
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        await transport.request("GET", "/x")
+    await transport.aclose()
+
+
+def test_a_missing_file_of_trusted_certificates_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else says which of the many files of a computer is meant."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    with pytest.raises(FileError, match=r"/nowhere/ca\.pem"):
+        HttpTransport(ORIGIN)
+
+
+async def test_each_request_tells_whether_the_router_was_reached(router: LyingRouter) -> None:
+    """A refusal is an answer."""
+    alice, _ = await router.account("alice")
+    told: list[bool] = []
+    alice.on_reach(told.append)
+    router.lies["GET /contacts/get-contacts"] = [lost, says(problem(403, "no")), None]
+    with pytest.raises(Refused):
+        await alice.contacts()
+    assert told[-2:] == [False, True]
 
 
 async def test_plain_http_stays_on_this_computer() -> None:

@@ -546,6 +546,10 @@ class Client:
             is_idle = not done and time.monotonic() - started < IDLE_PAUSE_S
             pause_s = await self._pause(pause_s) if is_idle else IDLE_PAUSE_S
 
+    def on_reach(self, told: Callable[[bool], None]) -> None:
+        """Have `told` called after each request: whether the router was reached. It must be quick, and not raise."""
+        self._session.on_reach = told
+
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call until the router is back; raises what does not pass by waiting."""
         for attempt in count():

@@ -18,7 +18,7 @@ ClientError                       has a hint: what a person can do
 ├── WrongName                     no name that a user can have, or the user's own
 ├── NotRegistered                 the identity has no account yet
 ├── OutboxFull                    too many messages wait to be sent
-└── FileError                     an identity or store file
+└── FileError                     an identity or store file, or one of trusted certificates
     ├── WrongPassphrase
     ├── DamagedFile
     └── ExposedFile               others can read it
@@ -46,8 +46,8 @@ class Unreachable(ClientError):
 
     hint = "Check the address and the network, then try again."
 
-    def __init__(self, message: str, *, sent: bool) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, sent: bool, hint: str | None = None) -> None:
+        super().__init__(message, hint)
         self.sent = sent
 
 
@@ -66,7 +66,7 @@ class Refused(ClientError):
 class LoginRefused(Refused):
     """The router does not accept this identity's signature."""
 
-    hint = "Check that this identity is registered at this server, and that its key was not replaced elsewhere."
+    hint = "Check the server's address; if the key was replaced on another computer, use the identity file from there."
 
 
 class UntrustedAnswer(ClientError):
@@ -192,7 +192,7 @@ class OutboxFull(ClientError):
 
 
 class FileError(ClientError):
-    """An identity or store file cannot be used."""
+    """An identity or store file cannot be used, or that of the certificates to trust."""
 
 
 class WrongPassphrase(FileError):

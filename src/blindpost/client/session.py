@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from blindpost.client.errors import LoginRefused, Refused, UntrustedAnswer, WrongServer
+from blindpost.client.errors import ClientError, LoginRefused, Refused, Unreachable, UntrustedAnswer, WrongServer
 from blindpost.client.identity import Identity, Role
 from blindpost.client.retry import Retry
 from blindpost.client.transport import ANSWER_MAX_BYTES, TIMEOUT_S, Transport, origin_of, parse
@@ -56,6 +56,7 @@ class Session:
         self._login_lock = asyncio.Lock()
         self.logins = 0
         """How many sessions there were: the router tells each of what changes while it lasts."""
+        self.on_reach: Callable[[bool], None] = lambda _: None
 
     async def login(self) -> None:
         """Log in anew; raises LoginRefused, WrongServer, UntrustedAnswer, Unreachable or Refused."""
@@ -123,7 +124,17 @@ class Session:
         return credentials
 
     async def _repeat(self, method: str, path: str, *, repeatable: bool = True, **options: Any) -> Any:
-        return await self.retry.run(lambda: self.transport.request(method, path, **options), repeatable=repeatable)
+        return await self.retry.run(lambda: self._once(method, path, **options), repeatable=repeatable)
+
+    async def _once(self, method: str, path: str, **options: Any) -> Any:
+        """Make a request, and tell whether there was an answer, a refusal among them."""
+        try:
+            answer = await self.transport.request(method, path, **options)
+        except ClientError as error:
+            self.on_reach(not isinstance(error, Unreachable))
+            raise
+        self.on_reach(True)
+        return answer
 
     async def _login(self) -> None:
         self._identity.belong_to(self.transport.origin)

@@ -6,15 +6,18 @@ application in the same process).
 
 import asyncio
 import json
+import os
 import re
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from blindpost.client.errors import Refused, Unreachable, UntrustedAnswer
+from blindpost.client.errors import FileError, Refused, Unreachable, UntrustedAnswer
 from blindpost.services.models.common import Problem
 
 ANSWER_MAX_BYTES: Final = 1_048_576
@@ -68,13 +71,14 @@ class HttpTransport:
         self._origin = origin_of(base_url)
         if not (allow_http or transport or _is_private(self._origin)):
             raise ValueError("plain http would show the session to the network: use https")
-        self._http = httpx.AsyncClient(
-            base_url=self._origin,
-            transport=transport,
-            follow_redirects=False,
-            # An answer that unpacks to a thousand times its size is not worth the bandwidth it saves.
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-        )
+        with _certificates_named():
+            self._http = httpx.AsyncClient(
+                base_url=self._origin,
+                transport=transport,
+                follow_redirects=False,
+                # An answer that unpacks to a thousand times its size is not worth the bandwidth it saves.
+                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            )
 
     @property
     def origin(self) -> str:
@@ -119,9 +123,40 @@ class HttpTransport:
                 finally:
                     await response.aclose()
         except _NOT_SENT as error:
-            raise Unreachable("the server cannot be reached", sent=False) from error
+            raise _unreached(error) from error
         except (httpx.HTTPError, OSError, TimeoutError) as error:
             raise Unreachable("the server did not answer", sent=True) from error
+
+
+@contextmanager
+def _certificates_named() -> Iterator[None]:
+    """Raise FileError, with its name, for a file of trusted certificates that is none."""
+    try:
+        yield
+    except OSError as error:
+        path = os.environ.get("SSL_CERT_FILE", "")
+        raise FileError(
+            f"SSL_CERT_FILE names {path}, which cannot be used: {error.strerror or 'no certificates'}",
+            "Name a file of certificates to trust, in PEM, or unset it.",
+        ) from error
+
+
+def _unreached(error: Exception) -> Unreachable:
+    """Say what stands between this computer and the server, where that is known."""
+    cause = _tls_error(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        what = f"the server's certificate is not trusted: {cause.verify_message}"
+        return Unreachable(what, sent=False, hint="If it is the right one, set SSL_CERT_FILE to a file that holds it.")
+    if cause is not None:
+        hint = "This server does not speak TLS, or no TLS of today: is the address right?"
+        return Unreachable("no TLS connection to the server can be made", sent=False, hint=hint)
+    return Unreachable("the server cannot be reached", sent=False)
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def origin_of(url: str) -> str:
