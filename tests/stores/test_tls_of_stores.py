@@ -150,6 +150,12 @@ async def test_an_authoritys_file_that_cannot_be_read_is_named(postgres: TlsRela
             await database.check_server()
 
 
+async def test_a_redis_that_refuses_the_password_is_told_from_one_that_is_away(servers: Handmade) -> None:
+    cache = Cache(f"redis://nobody:wrong@127.0.0.1:{servers.redis.port}/0")
+    with pytest.raises(StartError, match="refuses this user or password"):
+        await cache.check_server()
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"], ids=["another authority", "another host"])
 async def test_a_redis_with_a_wrong_certificate_is_refused_with_a_sentence(
     redis_relay: TlsRelay, authority: Authority, other: Authority, host: str

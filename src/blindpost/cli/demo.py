@@ -71,7 +71,7 @@ def demo() -> None:
             with stores_for(settings) as ready:
                 run(_play(ready))
         out.print(f"[dim]Done in {perf_counter() - started:.1f} s; nothing is left running.[/]")
-        out.print("Next: [bold]blindpost serve[/], and in another terminal [bold]blindpost register --help[/]")
+        out.print("Next: [bold]./task serve[/], and in another terminal [bold]./task blindpost register --help[/]")
 
 
 def _settings(path: Path) -> Settings:

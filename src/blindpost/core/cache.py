@@ -19,7 +19,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 
 from blindpost.core.group_commit import GroupCommit
 from blindpost.errors import ConfigurationError, InvalidProof, StartError, Unavailable
@@ -136,6 +136,8 @@ class Cache:
         """Raise StartError, in one line, unless Redis answers."""
         try:
             await self._redis.ping()
+        except (AuthenticationError, AuthorizationError):
+            raise StartError("Redis refuses this user or password", "check those in BLINDPOST_REDIS_URL") from None
         except (RedisError, OSError) as error:
             raise StartError(
                 f"Redis does not answer: {type(error).__name__}", "check BLINDPOST_REDIS_URL, and that the server runs"
