@@ -31,7 +31,7 @@ from blindpost.client import (
 )
 from blindpost.client import files as files_module
 from blindpost.client import store as store_module
-from blindpost.client.files import locked, write_private
+from blindpost.client.files import discard, locked, write_private
 from blindpost.client.store import OUTBOX_MAX, READ_MAX, Unsent, UserKeys
 from blindpost.protocol.keys import PublicKey
 
@@ -470,6 +470,26 @@ def test_the_lock_is_the_owners_and_no_link(path: Path, monkeypatch: pytest.Monk
         store.flag(UUID(int=2))
     assert not path.with_name("elsewhere").exists()
     assert not store.was_flagged(UUID(int=2))
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A register that was refused removes its files; who waited would otherwise hold a lock that nobody else sees."""
+    lock = path.with_name(f"{path.name}.lock")
+    tries: list[int] = []
+    take = files_module._try_lock
+
+    def late(descriptor: int) -> None:
+        if not tries:
+            lock.unlink()
+        tries.append(descriptor)
+        take(descriptor)
+
+    monkeypatch.setattr(files_module, "_try_lock", late)
+    with locked(path):
+        assert lock.exists()
+    assert len(tries) == 2
+    discard(path)
+    assert not lock.exists()
 
 
 CHILD = """

@@ -61,16 +61,53 @@ def peek_private(path: Path, size: int) -> bytes | None:
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes from changing a file; raises FileError if one holds it for more than 10 s.
 
-    The lock is the kernel's, on a file of its own that is never removed, as the file itself is replaced at each
-    change. It ends with its holder, however that ends. Never await while it is held, nor take it twice.
+    The lock is the kernel's, on a file of its own that stays, as the file itself is replaced at each change. It ends
+    with its holder, however that ends. Never await while it is held, nor take it twice.
     """
-    lock = path.with_name(f"{path.name}.lock")
-    descriptor = _checked(lock, _open(lock, os.O_RDWR | os.O_CREAT))
+    descriptor = _lock(path)
     try:
-        _wait_for(path, descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def discard(path: Path) -> None:
+    """Remove a file that nobody needs, and its lock; raises FileError."""
+    try:
+        with locked(path):
+            path.unlink(missing_ok=True)
+            # Windows removes no file that is open: an empty one then stays.
+            with suppress(PermissionError):
+                _lock_of(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"{path} cannot be removed: {error.strerror}") from error
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _lock(path: Path) -> int:
+    """Return the descriptor of the lock, which is held."""
+    lock = _lock_of(path)
+    while True:
+        descriptor = _checked(lock, _open(lock, os.O_RDWR | os.O_CREAT))
+        try:
+            _wait_for(path, descriptor)
+            # Its holder may have removed it: others would then take a new one beside it.
+            if _is_at(lock, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _wait_for(path: Path, descriptor: int) -> None:
