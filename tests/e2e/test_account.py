@@ -114,7 +114,7 @@ def test_a_new_identity_key_is_told_and_confirmed(alice: Somebody, bob: Somebody
     assert "asked to confirm" in rotated.stderr
     assert fingerprint(good(rotated)) != before
     told = alice("receive")
-    assert "Your contacts changed" in told.stderr
+    assert f"Your contacts changed: see `blindpost contacts list -i {alice.path}`" in told.stderr
     assert f"identity key of {bob.name} changed" in told.stderr
     new = number_in(told.stderr)
     assert new != number.strip()
@@ -124,7 +124,8 @@ def test_a_new_identity_key_is_told_and_confirmed(alice: Somebody, bob: Somebody
     assert number_in(refused(alice("send", bob.name, "hello"))) == new
     assert "--sure" in refused(alice("contacts", "forget", bob.name))
     assert "trusted" in good(alice("contacts", "confirm", bob.name, new))
-    assert good(alice("contacts", "list")).split() == [bob.name]
+    # The number that was typed is the one that was compared.
+    assert good(alice("contacts", "list")).split() == [bob.name, "compared"]
     good(alice("send", bob.name, "hello"))
     assert "hello" in good(bob("receive"))
 
@@ -158,6 +159,11 @@ def test_a_new_passphrase_opens_identity_and_store_and_the_old_one_no_more(alice
     assert alice.path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_new_passphrase_has_eight_characters(alice: Somebody) -> None:
+    assert "fewer than 8" in refused(alice("account", "passphrase", BLINDPOST_NEW_PASSPHRASE="seven77"))
+    good(alice("account", "show"))
+
+
 def test_an_account_is_deleted_by_its_name_and_no_other(alice: Somebody, bob: Somebody) -> None:
     """It says before what is erased, and what is not."""
     for arguments in ((), ("--yes", "somebody"), ("--yes", alice.name.upper())):
@@ -167,7 +173,7 @@ def test_an_account_is_deleted_by_its_name_and_no_other(alice: Somebody, bob: So
     assert alice.name in good(deleted)
     for word in ("vacuum", "write-ahead log", "backups", "contacts keep", "still here", str(alice.path)):
         assert word in deleted.stderr.replace("\n", " ")
-    refused(alice("account", "show"))
+    assert "does not know this identity" in refused(alice("account", "show"))
     assert good(bob("contacts", "list")).split() == []
 
 

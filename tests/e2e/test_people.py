@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 
+import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from blindpost.app import Running
 from blindpost.cli import program
+from blindpost.cli.people import Reach
 from support import unique_name
-from terminal import Run, good
+from terminal import Run, good, refused
 
 
 def test_two_people_meet_and_write_to_each_other(blindpost: Run, router: Running, tmp_path: Path) -> None:
@@ -41,9 +43,7 @@ def test_an_identity_file_is_private_and_useless_without_its_passphrase(
     good(blindpost("register", name, "--server", router.origin))
     path = tmp_path / "config" / "blindpost" / f"{name}.identity"
     assert path.stat().st_mode & 0o777 == 0o600
-    refused = blindpost("contacts", "list", BLINDPOST_PASSPHRASE="guess")
-    assert refused.returncode == 1
-    assert "passphrase" in refused.stderr
+    assert "passphrase" in refused(blindpost("contacts", "list", BLINDPOST_PASSPHRASE="guess"))
 
 
 def test_an_error_is_a_sentence_with_a_hint_and_no_traceback(blindpost: Run, tmp_path: Path) -> None:
@@ -57,6 +57,34 @@ def test_an_error_is_a_sentence_with_a_hint_and_no_traceback(blindpost: Run, tmp
         assert result.returncode == 1, arguments
         assert result.stderr.startswith("blindpost: "), result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_a_place_that_cannot_be_used_is_a_sentence_with_a_hint(blindpost: Run, tmp_path: Path) -> None:
+    """No directory, one that nobody can write to, and a path that cannot even be looked at."""
+    (tmp_path / "file").touch()
+    for path in (str(tmp_path / "file" / "a.identity"), "/proc/a.identity", str(tmp_path / ("a" * 300))):
+        said = refused(blindpost("register", "alice", "--server", "http://127.0.0.1:9", "-i", path))
+        assert "--identity" in said, said
+
+
+def test_a_refused_register_leaves_nothing_behind(blindpost: Run, tmp_path: Path) -> None:
+    path = tmp_path / "here" / "a.identity"
+    for server in ("http://127.0.0.1:9", "http://chat.example.org", "not a url"):
+        refused(blindpost("register", "alice", "--server", server, "-i", str(path)))
+    refused(blindpost("register", "alice", "--server", "http://127.0.0.1:9", "-i", str(path), BLINDPOST_PASSPHRASE="7"))
+    assert list(path.parent.iterdir()) == []
+
+
+def test_following_tells_once_that_the_server_is_away_and_once_that_it_is_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reach = Reach()
+    for is_reached in (True, False, False, True, True):
+        reach.tell(is_reached)
+    assert capsys.readouterr().err.splitlines() == [
+        "The server cannot be reached; trying again.",
+        "The server is back.",
+    ]
 
 
 def test_registering_a_taken_name_says_so_and_another_name_can_be_tried(

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from blindpost.cli.common import err, errors_as_sentences, fail, out
+from blindpost.cli.common import command, err, errors_as_sentences, fail, out
 from blindpost.cli.me import IdentityFile, as_me, ask_passphrase, identity_path, load_me, run_as, store_path
 from blindpost.client import Client, ClientError, Identity, Refused
 from blindpost.protocol.keys import PublicKey
@@ -54,7 +54,7 @@ async def _show(client: Client) -> None:
     _say("Keys are in", str(me.path))
     count = len(await client.sessions())
     _say("Sessions", f"{count}, this command's among them")
-    err.print("To check a person: blindpost contacts number NAME", style="dim", markup=False)
+    err.print(f"To check a person: {command('contacts number NAME')}", style="dim", markup=False, soft_wrap=True)
 
 
 @account.command()
@@ -96,7 +96,7 @@ def end_session(
 
 
 async def _end_session(session: str, client: Client) -> None:
-    hint = "list them: blindpost account sessions"
+    hint = f"list them: {command('account sessions')}"
     try:
         await client.end_session(UUID(session))
     except ValueError:

@@ -1,10 +1,13 @@
 """What all commands share: how they speak, fail, and end."""
 
 import asyncio
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 import typer
@@ -12,7 +15,7 @@ import uvloop
 from rich.console import Console
 from rich.text import Text
 
-from blindpost.client import ClientError, KeyChanged, grouped
+from blindpost.client import ClientError, KeyChanged, LoginRefused, grouped
 from blindpost.config import LogFormat, Settings, load_settings, unknown_variables
 from blindpost.core.embedded import EmbeddedStores
 from blindpost.errors import BlindpostError, ConfigurationError
@@ -22,6 +25,16 @@ Result = TypeVar("Result")
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+
+identity_given: Final[ContextVar[Path | None]] = ContextVar("identity_given", default=None)
+"""The identity file that was named in the command that runs."""
+
+
+def command(words: str) -> str:
+    """Return a command to type, for the same identity as this one."""
+    given = identity_given.get()
+    return f"blindpost {words}" if given is None else f"blindpost {words} -i {shlex.quote(str(given))}"
 
 
 def fail(message: str, hint: str = "") -> NoReturn:
@@ -40,7 +53,7 @@ def errors_as_sentences() -> Iterator[None]:
     except ConfigurationError as error:
         fail(str(error), error.hint)
     except ClientError as error:
-        fail(str(error), hint_for(error))
+        fail(sentence_for(error), hint_for(error))
     except BlindpostError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -48,12 +61,18 @@ def errors_as_sentences() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def sentence_for(error: ClientError) -> str:
+    """Say what is wrong to a person: the router's words on a refused login are for who writes a client."""
+    if isinstance(error, LoginRefused):
+        return "this server does not know this identity, or its key was replaced elsewhere"
+    return str(error)
+
+
 def hint_for(error: ClientError) -> str:
     """Say what to do, with the command to type where there is one."""
     if isinstance(error, KeyChanged):
-        return (
-            "call them, and compare the new safety number; only if it is the same:"
-            f' blindpost contacts confirm {error.username} "{grouped(error.new_number)}"'
+        return "call them, and compare the new safety number; only if it is the same: " + command(
+            f'contacts confirm {error.username} "{grouped(error.new_number)}"'
         )
     return error.hint
 

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from blindpost.cli.common import errors_as_sentences, fail, run
+from blindpost.cli.common import command, errors_as_sentences, fail, identity_given, run
 from blindpost.client import Client, ClientError, Identity, Store
 
 PASSPHRASE: Final = "BLINDPOST_PASSPHRASE"  # noqa: S105 - the name of a variable
@@ -18,9 +18,22 @@ IDENTITY: Final = "BLINDPOST_IDENTITY"
 SUFFIX: Final = ".identity"
 LEAVE_TIMEOUT_S: Final = 3.0
 
+PASSPHRASE_MIN: Final = 8
+
+
+def _noted(given: Path | None) -> Path | None:
+    identity_given.set(given)
+    return given
+
+
 IdentityFile = Annotated[
     Path | None,
-    typer.Option("--identity", "-i", help=f"Your identity file (or {IDENTITY}); by default the only one there is"),
+    typer.Option(
+        "--identity",
+        "-i",
+        help=f"Your identity file (or {IDENTITY}); by default the only one there is",
+        callback=_noted,
+    ),
 ]
 
 
@@ -46,16 +59,24 @@ def identity_path(given: Path | None) -> Path:
 
 
 def ask_passphrase(path: Path, *, new: bool = False, variable: str = PASSPHRASE, what: str = "Passphrase") -> str:
-    """Ask at the terminal, without showing it; a script gives it by the environment."""
-    if given := os.environ.get(variable):
-        return given
+    """Ask at the terminal, without showing it; a script gives it by the environment.
+
+    A new one has a length that it must have; one that was chosen before opens what it opens.
+    """
+    text = os.environ.get(variable) or _typed(path, variable, what)
+    if new and len(text) < PASSPHRASE_MIN:
+        fail(f"a passphrase of fewer than {PASSPHRASE_MIN} characters is soon guessed", "think of several words")
+    if new and not os.environ.get(variable) and getpass("Once more: ") != text:
+        fail("the two passphrases differ", "try again")
+    return text
+
+
+def _typed(path: Path, variable: str, what: str) -> str:
     if not _has_terminal():
         fail(f"there is no terminal to ask for the {what.lower()}", f"set {variable}")
     text = getpass(f"{what} for {path.name}: ")
     if not text:
         fail("an empty passphrase protects nothing", "think of several words")
-    if new and getpass("Once more: ") != text:
-        fail("the two passphrases differ", "try again")
     return text
 
 
@@ -83,7 +104,7 @@ def load_me(given: Path | None) -> tuple[Path, Identity]:
     path = identity_path(given)
     identity = Identity.load(path, ask_passphrase(path))
     if identity.user_id is None or identity.origin is None:
-        fail("this identity is not registered anywhere", f"blindpost register {identity.username} --server URL")
+        fail("this identity is not registered anywhere", command(f"register {identity.username} --server URL"))
     return path, identity
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import typer
 from rich.text import Text
 
-from blindpost.cli.common import err, errors_as_sentences, fail, hint_for, out, printable, run
+from blindpost.cli.common import command, err, errors_as_sentences, fail, hint_for, out, printable, run
 from blindpost.cli.me import SUFFIX, IdentityFile, as_me, ask_passphrase, directory, store_of
 from blindpost.client import (
     Client,
@@ -20,6 +20,7 @@ from blindpost.client import (
     ContactsChanged,
     Delivered,
     Event,
+    FileError,
     Identity,
     KeyChanged,
     Received,
@@ -29,10 +30,12 @@ from blindpost.client import (
     UntrustedAnswer,
     grouped,
 )
+from blindpost.client.files import discard
 from blindpost.protocol.limits import POLL_MAX_S
-from blindpost.services.models.contacts import Direction
+from blindpost.services.models.contacts import Contact, Direction
 
 LOOK_PAUSE_S: Final = 15.0
+OTHER_PLACE: Final = "give a file in a directory of yours with --identity"
 
 Name = Annotated[str, typer.Argument(help="Their username")]
 
@@ -54,37 +57,57 @@ def register(
     """
     with errors_as_sentences():
         path = identity or directory() / f"{name}{SUFFIX}"
-        is_new = not path.exists()
+        is_new = not _is_there(path)
+        me = _new(name, path) if is_new else _left_unregistered(name, path)
         try:
-            me = _own_or_new(name, path)
             run(_register(server, me, path))
-        except ValueError as error:
-            fail(str(error))
-        except ClientError:
+        except (ValueError, ClientError) as error:
             # Surely not registered anywhere: keys that are nobody's must not stand in the way of another try.
             if is_new and me.origin is None:
-                path.unlink(missing_ok=True)
+                with suppress(FileError):
+                    discard(path)
+            if isinstance(error, ValueError):
+                fail(str(error), "give it as https://chat.example.org")
             raise
         out.print(Text.assemble("You are ", (name, "bold green"), f" at {server}; your keys are in {path}."))
-        out.print(f"Next: blindpost contacts add NAME{_option(identity)}", markup=False)
+        out.print(f"Next: {command('contacts add NAME')}", markup=False, soft_wrap=True)
 
 
-def _option(identity: Path | None) -> str:
-    return f" --identity {identity}" if identity else ""
+def _is_there(path: Path) -> bool:
+    """Tell whether there is such a file; one that cannot be looked at is not taken for none."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        fail(f"{path} cannot be looked at: {error.strerror}", OTHER_PLACE)
+    return True
 
 
-def _own_or_new(name: str, path: Path) -> Identity:
-    """Return the identity that an earlier try left unregistered, or make one."""
-    if path.exists():
-        me = Identity.load(path, ask_passphrase(path))
-        if me.user_id is not None:
-            fail(f"{path} is registered already, as {me.username}", "use it, or give another file with --identity")
-        if me.username != name:
-            fail(f"{path} was made for {me.username}", "register that name, or give another file with --identity")
-        return me
-    me = Identity.generate(name)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    me.save(path, ask_passphrase(path, new=True))
+def _left_unregistered(name: str, path: Path) -> Identity:
+    """Return the identity that an earlier try left."""
+    me = Identity.load(path, ask_passphrase(path))
+    if me.user_id is not None:
+        fail(f"{path} is registered already, as {me.username}", "use it, or give another file with --identity")
+    if me.username != name:
+        fail(f"{path} was made for {me.username}", "register that name, or give another file with --identity")
+    return me
+
+
+def _new(name: str, path: Path) -> Identity:
+    try:
+        me = Identity.generate(name)
+    except ValueError as error:
+        fail(str(error), "choose another name")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"{path.parent} cannot be made: {error.strerror}", OTHER_PLACE)
+    passphrase = ask_passphrase(path, new=True)
+    try:
+        me.save(path, passphrase)
+    except FileError as error:
+        fail(str(error), error.hint or OTHER_PLACE)
     return me
 
 
@@ -167,7 +190,9 @@ async def _requests(client: Client) -> None:
     received = await client.contact_requests(Direction.RECEIVED)
     sent = await client.contact_requests(Direction.SENT)
     for person in received:
-        out.print(f"from {person.username}   blindpost contacts accept {person.username}", markup=False)
+        out.print(
+            f"from {person.username}   {command(f'contacts accept {person.username}')}", markup=False, soft_wrap=True
+        )
     for person in sent:
         out.print(f"to {person.username}   waiting for them", markup=False)
     if not received and not sent:
@@ -258,7 +283,9 @@ async def _confirm(name: str, digits: str, client: Client) -> None:
             await client.confirm_keys(name, digits)
         except KeyChanged as still:
             fail("this is not the safety number of the keys that are offered now", hint_for(still))
-        out.print(f"The new keys of {name} are trusted.", markup=False)
+        # It is this number that was compared.
+        await client.mark_verified(name, digits)
+        out.print(f"The new keys of {name} are trusted, and marked as compared.", markup=False)
     else:
         out.print(f"The keys of {name} have not changed.", markup=False)
 
@@ -288,7 +315,7 @@ async def _forget(name: str, sure: bool, client: Client) -> None:
     try:
         client.forget(name, sure=sure)
     except StillTrusted as error:
-        fail(str(error), f"if that is what you want: blindpost contacts forget {error.username} --sure")
+        fail(str(error), f"if that is what you want: {command(f'contacts forget {error.username} --sure')}")
     out.print(f"{name} is forgotten here; compare the safety number before you trust the next key.", markup=False)
 
 
@@ -307,7 +334,7 @@ def send(
     with errors_as_sentences():
         message = _typed() if text is None else text
         if not message.strip():
-            fail("there is nothing to send", 'give the text: blindpost send NAME "TEXT"')
+            fail("there is nothing to send", f"give the text: {command('send NAME TEXT')}")
     as_me(identity, partial(_send, name, message))
 
 
@@ -376,9 +403,28 @@ async def _receive(wait: float, client: Client) -> None:
 async def _follow(client: Client) -> None:
     err.print("Waiting for messages; Ctrl-C ends it.", style="dim")
     told = KeyNews(client)
-    async with aclosing(client.events()) as events:
-        async for event in events:
-            await _show_event(event, told)
+    client.on_reach(Reach().tell)
+    try:
+        async with aclosing(client.events()) as events:
+            async for event in events:
+                await _show_event(event, told)
+    finally:
+        # Nothing is tried again once the user has ended it.
+        client.on_reach(lambda _: None)
+
+
+class Reach:
+    """Tells once that the server is away, and once that it is back."""
+
+    def __init__(self) -> None:
+        self._is_away = False
+
+    def tell(self, is_reached: bool) -> None:
+        if self._is_away != is_reached:
+            return
+        self._is_away = not is_reached
+        text = "The server is back." if is_reached else "The server cannot be reached; trying again."
+        err.print(text, style="dim")
 
 
 class KeyNews:
@@ -392,6 +438,15 @@ class KeyNews:
         self._told: set[str] = set()
         self._next_s = monotonic()
         self._later: asyncio.Task[None] | None = None
+
+    async def tell_change(self) -> None:
+        """Say that contacts changed, and where to look."""
+        waits: list[Contact] = []
+        # It is news already, whatever became of the question.
+        with suppress(ClientError):
+            waits = await self._client.contact_requests()
+        where = command("contacts requests" if waits else "contacts list")
+        err.print(f"Your contacts changed: see `{where}`", style="dim", markup=False, soft_wrap=True)
 
     async def tell(self) -> None:
         """Look at the contacts' keys, now or soon, and say whose may not be used."""
@@ -425,7 +480,7 @@ async def _show_event(event: Event, told: KeyNews) -> None:
         case Delivered(ids):
             err.print(f"Delivered: {len(ids)}", style="dim")
         case ContactsChanged():
-            err.print("Your contacts changed: see `blindpost contacts requests`", style="dim")
+            await told.tell_change()
             await told.tell()
 
 
