@@ -95,7 +95,7 @@ EXPECTED: Final = (
 
 # That a place was read at all, and that what should have left a trace did happen.
 MARKS: Final = {
-    "table audit": (b"login_failed", b"identity_key_changed", b"encryption_key_changed"),
+    "table audit": (b"login_failed", b"limit_hit", b"identity_key_changed", b"encryption_key_changed"),
     "table pseudonym_keys": (b"\\\\x",),
     "table token_keys": (b"\\\\x",),
     "log": (b"request_failed", b"UndefinedTableError"),
@@ -377,6 +377,7 @@ async def _ask(story: Story, alice: Someone) -> None:
 
 def dump(served: Served, data: Path, database: str, cache_url: str, cache_data: Path) -> dict[str, bytes]:
     """Read everything, by place."""
+    asyncio.run(_audited(database))
     places = dict(_tables(database))
     places["sessions of PostgreSQL"] = asyncio.run(_settle(database))
     places[REDIS] = b"\n".join(_redis(cache_url))
@@ -394,6 +395,17 @@ def dump(served: Served, data: Path, database: str, cache_url: str, cache_data: 
             if each.is_file() and not each.is_relative_to(cluster):
                 places[f"file {each.name}"] = places.get(f"file {each.name}", b"") + each.read_bytes()
     return places
+
+
+async def _audited(database: str) -> None:
+    """Wait for what was noted to be written: it is gathered for about a second."""
+    connection = await asyncpg.connect(database)
+    events = [mark.decode() for mark in MARKS["table audit"]]
+    query = "SELECT count(DISTINCT event) FROM audit WHERE event = ANY($1)"
+    async with asyncio.timeout(SLACK_S):
+        while await connection.fetchval(query, events) < len(events):  # noqa: ASYNC110 - the database has no event for it
+            await asyncio.sleep(0.05)
+    await connection.close()
 
 
 def _tables(database: str) -> Iterator[tuple[str, bytes]]:
