@@ -11,10 +11,11 @@ from support import Person, new_key, person, public, sign
 
 
 async def whole_job(http: httpx.AsyncClient) -> None:
-    """Register, log in, search, befriend, send, wait, acknowledge, turn keys, log out, delete: all must succeed."""
+    """Register, log in, search, befriend, send, wait, stream, acknowledge, turn keys, log out, delete: all succeed."""
     alice, bob = await person(http), await person(http)
     await _become_contacts(alice, bob)
     await _write(alice, bob)
+    await _stream(alice, bob)
     await _turn_keys(alice)
     success(await alice.send(bob), 201)
     twin = await another_session(bob)
@@ -45,6 +46,17 @@ async def _write(alice: Person, bob: Person) -> None:
     assert success(await bob.post("/messages/ack", message_ids=[sent["id"]]))["acknowledged"] == [sent["id"]]
     assert (await alice.poll(20))["delivered"] == [sent["id"]]
     assert success(await alice.get("/messages/status", ids=sent["id"])) == {sent["id"]: "delivered"}
+
+
+async def _stream(alice: Person, bob: Person) -> None:
+    ticket = success(await bob.post("/auth/ticket"))["ticket"]
+    async with bob.http.stream("GET", "/messages/events", params={"ticket": ticket}) as answer:
+        assert answer.status_code == 200
+        sent = success(await alice.send(bob), 201)
+        async for line in answer.aiter_lines():
+            if f'"id":"{sent["id"]}"' in line:
+                break
+    success(await bob.post("/messages/ack", message_ids=[sent["id"]]))
 
 
 async def _turn_keys(someone: Person) -> None:

@@ -81,8 +81,8 @@ class Components(Provider):
         return Tokens(settings.data_dir, database, audit)
 
     @provide
-    def writer(self, settings: Settings, database: Database) -> MessageWriter:
-        return MessageWriter(database, require_contact=settings.require_contact)
+    def writer(self, settings: Settings, database: Database, hub: Hub) -> MessageWriter:
+        return MessageWriter(database, hub, require_contact=settings.require_contact)
 
     @provide
     def quota(self, settings: Settings, database: Database) -> MailboxQuota:
@@ -99,9 +99,14 @@ class Components(Provider):
             async with database.reading() as connection:
                 return await messages.with_news(connection, user_ids)
 
+        async def find_sessions(session_ids: list[Any]) -> dict[Any, bool]:
+            async with database.reading() as connection:
+                return await messages.sessions_told(connection, session_ids)
+
         return Hub(
             database.connect_raw,
             find_waiting,
+            find_sessions,
             sweep_interval_s=settings.sweep_interval_s,
             waiting_max=settings.waiting_max,
             waiting_per_user_max=settings.waiting_per_user_max,

@@ -8,7 +8,8 @@ BlindpostError
     ├── InvalidRequest            400 invalid_request
     │   ├── InvalidJson           400 invalid_json
     │   ├── InvalidKey            400 invalid_key
-    │   └── InvalidSignature      400 invalid_signature
+    │   ├── InvalidSignature      400 invalid_signature
+    │   └── UpgradeRequired       426 upgrade_required
     ├── NotAuthenticated          401 not_authenticated
     │   ├── InvalidProof          401 invalid_proof
     │   └── LoginFailed           401 login_failed
@@ -97,6 +98,15 @@ class InvalidSignature(InvalidRequest):
 
     code, title = "invalid_signature", "The signature is not valid"
     detail = "Sign the transcript of this request with the identity key: ECDSA P-384, SHA-384, DER, base64."
+
+
+class UpgradeRequired(InvalidRequest):
+    """What is asked for is a WebSocket, and the request is no handshake of one."""
+
+    status, code, title = 426, "upgrade_required", "A WebSocket is wanted here"
+    detail = (
+        "Ask for this with a WebSocket handshake (RFC 6455, version 13), or use /messages/events or /messages/poll."
+    )
 
 
 class NotAuthenticated(Problem):
@@ -195,7 +205,7 @@ class TooManyWaiting(TooManyRequests):
     """Too many polls at once."""
 
     code, title = "too_many_waiting", "Too many waiting requests"
-    detail = "Close one of your waiting polls before you open another."
+    detail = "Close one of your waiting polls or streams before you open another."
     retry_after = 5
 
 

@@ -8,11 +8,14 @@ Third parties' lines keep their wording and lose their arguments.
 import logging
 import sys
 import traceback
-from collections.abc import Mapping
+from collections import Counter as Numbers
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 from structlog.typing import EventDict, Processor
 
 SAFE_FIELDS: Final = frozenset(
@@ -45,6 +48,24 @@ BATCH_SIZE: Final = Histogram(
     registry=registry,
 )
 WAITING: Final = Gauge("blindpost_waiting", "Polls that wait now", registry=registry)
+STREAMS: Final = Gauge("blindpost_streams", "Streams that are open now", ["transport"], registry=registry)
+STREAM_CLOSES: Final = Counter(
+    "blindpost_stream_closes_total", "Streams that the router closed, by code", ["code"], registry=registry
+)
+FRAMES: Final[Numbers[str]] = Numbers()
+"""Frames of WebSockets by type: plain numbers, as counting them with a lock would be felt."""
+
+
+class _Frames(Collector):
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Write FRAMES as a metric."""
+        family = CounterMetricFamily("blindpost_frames", "Frames of WebSockets, both ways, by type", labels=["type"])
+        for kind, number in list(FRAMES.items()):
+            family.add_metric([kind], number)
+        yield family
+
+
+registry.register(_Frames())
 CONNECTIONS_REFUSED: Final = Counter(
     "blindpost_connections_refused_total",
     "Connections beyond what the open files allow, or one address",

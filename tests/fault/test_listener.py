@@ -21,7 +21,7 @@ from blindpost.app import open_components
 from blindpost.core import hub as hub_module
 from blindpost.core.database import Database
 from blindpost.core.embedded import StoreUrls
-from blindpost.core.hub import Hub
+from blindpost.core.hub import Hub, Subscription
 from blindpost.protocol.limits import PAGE_DEFAULT
 from blindpost.services.caller import Caller
 from blindpost.services.messages import MessageService
@@ -274,7 +274,7 @@ class Inside:
         subscriptions = [each for mine in self.hub._subscriptions.values() for each in mine]
 
         async def heard() -> bool:
-            return all(each._event.is_set() for each in subscriptions)
+            return all(isinstance(each, Subscription) and each._event.is_set() for each in subscriptions)
 
         await eventually(heard, what="a notification")
 

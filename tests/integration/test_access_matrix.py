@@ -1,5 +1,6 @@
 """Every endpoint, tried by everybody: no one, a garbage token, an ended session, a stranger, and each party."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -101,6 +102,14 @@ def _the_message(body: Any, scene: Scene) -> bool:
     return [message["id"] for message in body["messages"]] == [scene.message_id]
 
 
+def _no_events(events: Any, _: Scene) -> bool:
+    return not any("message" in each for each in events)
+
+
+def _the_event(events: Any, scene: Scene) -> bool:
+    return [each["id"] for each in events if "message" in each] == [scene.message_id]
+
+
 def _acknowledged(body: Any, scene: Scene) -> bool:
     return bool(body["acknowledged"] == [scene.message_id])
 
@@ -126,6 +135,7 @@ _decisions: Final = Row("not_found", (("alice", "not_found"), ("bob", 200)), bod
 
 CLOSED: Final[dict[tuple[str, str], Row]] = {
     ("POST", "/auth/logout"): Row(200, (("alice", 200),)),
+    ("POST", "/auth/ticket"): Row(200, (("alice", 200),)),
     ("GET", "/auth/sessions"): Row(_one_session, (("alice", _one_session),)),
     ("DELETE", "/auth/sessions"): Row(
         _is({"status": "ok", "ended": 0}), (("alice", _is({"status": "ok", "ended": 0})),)
@@ -183,6 +193,8 @@ CLOSED: Final[dict[tuple[str, str], Row]] = {
         (("carol", _is({"status": "ok", "acknowledged": []})), ("dave", _acknowledged)),
         body=lambda scene, _: {"message_ids": [scene.message_id]},
     ),
+    ("GET", "/messages/ws"): Row("upgrade_required", (("dave", "upgrade_required"),)),
+    ("GET", "/messages/events"): Row(_no_events, (("carol", _no_events), ("dave", _the_event))),
     ("GET", "/messages/status"): Row(
         _is({}),
         (("carol", _queued), ("dave", _is({}))),
@@ -222,7 +234,30 @@ def body_of(endpoint: tuple[str, str], scene: Scene, who: Person) -> Body | None
 
 
 async def call(endpoint: tuple[str, str], scene: Scene, who: Person) -> httpx.Response:
+    if endpoint[1] == "/messages/events":
+        return await first_events(who)
     return await who.call(endpoint[0], path_of(endpoint, scene), body_of(endpoint, scene, who))
+
+
+async def first_events(who: Person) -> httpx.Response:
+    """Read what a stream gives before a message that is sent now: all that was there."""
+    other = await person(who.http)
+    await other.befriend(who)
+    async with who.http.stream("GET", "/messages/events", auth=who.auth) as answer:
+        success_of_stream(answer)
+        last = success(await other.send(who), 201)["id"]
+        events: list[Any] = []
+        async for line in answer.aiter_lines():
+            if line.startswith("data: "):
+                events.append(json.loads(line.removeprefix("data: ")))
+            if events and events[-1].get("id") == last:
+                return httpx.Response(200, json=events[:-1])
+    raise AssertionError("the stream ended")
+
+
+def success_of_stream(answer: httpx.Response) -> None:
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "text/event-stream"
 
 
 def demand(answer: httpx.Response, outcome: Any, scene: Scene) -> None:

@@ -15,6 +15,7 @@ import pytest
 from blindpost.app import Running
 from blindpost.core.database import Database
 from blindpost.core.embedded import StoreUrls
+from blindpost.core.hub import Hub
 from blindpost.core.writer import Ack, MessageWriter, NewMessage
 from blindpost.errors import Problem
 from blindpost.protocol import transcripts
@@ -199,11 +200,17 @@ async def test_of_many_repeats_at_once_one_is_stored(
     assert await database.fetchval(sql, client_id) == 1
 
 
+async def _nothing(_: object) -> dict[UUID, bool]:
+    return {}
+
+
 @pytest.fixture
 async def writer(database_url: str) -> AsyncIterator[MessageWriter]:
     """A writer whose queue is filled before it runs, so that all goes into one batch."""
     async with Database(database_url, pool_size=1) as database:
-        yield MessageWriter(database, require_contact=True)
+        bounds = {"waiting_max": 1, "waiting_per_user_max": 1, "waiting_per_address_max": 1}
+        hub = Hub(database.connect_raw, _nothing, _nothing, sweep_interval_s=1, **bounds)
+        yield MessageWriter(database, hub, require_contact=True)
 
 
 async def in_one_batch(writer: MessageWriter, *work: Any) -> list[Any]:

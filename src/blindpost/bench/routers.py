@@ -16,6 +16,7 @@ from dishka import Provider, Scope
 from blindpost.app import running
 from blindpost.config import Settings, load_settings
 from blindpost.core.database import Database
+from blindpost.core.hub import Hub
 from blindpost.core.writer import MessageWriter, NewMessage, Stored
 
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -83,8 +84,8 @@ def nothing_stored() -> Provider:
     """Put the floor in the writer's place."""
     provider = Provider(scope=Scope.APP)
 
-    def writer(settings: Settings, database: Database) -> MessageWriter:
-        return StoresNothing(database, require_contact=settings.require_contact)
+    def writer(settings: Settings, database: Database, hub: Hub) -> MessageWriter:
+        return StoresNothing(database, hub, require_contact=settings.require_contact)
 
     provider.provide(writer, override=True)
     return provider

@@ -158,6 +158,21 @@ class Cache:
         with _failing_closed():
             return await self._redis.getdel(b"challenge:" + digest) is not None
 
+    async def keep_ticket(self, ticket: str, session_id: UUID, user_id: UUID, lifetime_s: int) -> None:
+        """Remember whose a ticket is: under its digest, and readable by whoever has the ticket alone."""
+        owner = _masked(session_id.bytes + user_id.bytes, ticket)
+        with _failing_closed():
+            await self._redis.set(b"ticket:" + _digest(ticket.encode()), owner, ex=lifetime_s)
+
+    async def take_ticket(self, ticket: str) -> tuple[UUID, UUID] | None:
+        """Forget a ticket, and return the session and the user whose it was: for one caller only, whoever races."""
+        with _failing_closed():
+            owner: Any = await self._redis.getdel(b"ticket:" + _digest(ticket.encode()))
+        if owner is None:
+            return None
+        ids = _masked(owner, ticket)
+        return UUID(bytes=ids[:16]), UUID(bytes=ids[16:])
+
     async def session_is_open(self, session_id: UUID, user_id: UUID) -> bool | None:
         """Tell what is remembered of a session: open and this user's, not so, or nothing."""
         with _failing_closed():
@@ -211,6 +226,12 @@ class Cache:
                 return None
             freed_at = (await self._limiter.get_window_stats(limit, *whom)).reset_time
             return min(max(1, ceil(freed_at - time())), limit.get_expiry())
+
+
+def _masked(ids: bytes, ticket: str) -> bytes:
+    """Mask two ids with what follows from the ticket alone, or unmask them; a ticket is random, and masks once."""
+    mask = blake2b(ticket.encode(), digest_size=32, person=b"ticket owner").digest()
+    return bytes(a ^ b for a, b in zip(ids, mask, strict=True))
 
 
 def _owner(session_id: UUID, user_id: UUID) -> bytes:

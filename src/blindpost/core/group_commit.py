@@ -42,6 +42,10 @@ class GroupCommit(Generic[Item, Result]):
 
         A caller who is cancelled stops waiting; the item is written all the same.
         """
+        return await self.put(item)
+
+    def put(self, item: Item) -> "asyncio.Future[Result]":
+        """Submit without waiting; what is put first is written first. Raises Overloaded, ShuttingDown."""
         if self._closing:
             raise ShuttingDown
         if len(self._waiting) >= self._capacity:
@@ -49,7 +53,7 @@ class GroupCommit(Generic[Item, Result]):
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._arrived.set()
-        return await future
+        return future
 
     async def run(self) -> None:
         """Flush until closed and empty; cancelling it answers ShuttingDown to all who wait."""

@@ -2,15 +2,20 @@
 
 A notification is a hint, never the news itself: whoever is woken reads the tables. So a lost hint costs time and
 not a message: after a reconnect everybody is woken, and a slow sweep asks once for all who wait.
+
+What this process wrote itself it need not be told of: the writer hands the rows to the streams that are here, and the
+notification, which leads with this node's id, is passed over.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from enum import Flag, auto
-from typing import Any, Final
-from uuid import UUID
+from time import monotonic
+from typing import Any, Final, NamedTuple
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -25,6 +30,8 @@ ID_CHARS: Final = 32
 HEARTBEAT_S: Final = 10.0
 """A connection can die without a word (a cut cable, a frozen server): ask it now and then."""
 HEARTBEAT_TIMEOUT_S: Final = 5.0
+SESSIONS_S: Final = 60.0
+"""How often it is asked whether the sessions of open streams go on."""
 RETRY_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -43,8 +50,42 @@ _KINDS: Final = {"m": Kind.MESSAGES, "r": Kind.RECEIPTS, "c": Kind.CONTACTS, "s"
 LETTERS: Final = {kind: letter for letter, kind in _KINDS.items()}
 
 
-class Subscription:
-    """One waiting poll or stream."""
+class MessageRow(NamedTuple):
+    """A message that waits for its recipient."""
+
+    id: UUID
+    sender_id: UUID
+    recipient_id: UUID
+    message: bytes
+    timestamp: datetime
+    is_delivered: bool
+
+
+class Subscriber:
+    """Whoever waits for news of one user."""
+
+    __slots__ = ()
+    session_id: UUID | None = None
+    """Of a stream: it lasts, so somebody must ask whether its session does."""
+
+    def wake(self, kind: Kind) -> None:
+        """Hear that there may be news of these kinds."""
+        raise NotImplementedError
+
+    def hand_over(self, row: MessageRow) -> None:
+        """Take a message that was just stored: there is no need to read it."""
+        del row
+        self.wake(Kind.MESSAGES)
+
+    def acknowledged(self, message_ids: Iterable[UUID]) -> None:
+        """Hear that messages of the user's are erased."""
+
+    def delivered(self, message_ids: list[UUID]) -> None:
+        """Hear that messages which the user sent were acknowledged."""
+
+
+class Subscription(Subscriber):
+    """One waiting poll."""
 
     __slots__ = ("_event", "_news")
 
@@ -73,6 +114,7 @@ class Hub:
         self,
         connect: Callable[[], Awaitable["asyncpg.Connection[Any]"]],
         find_waiting: Callable[[list[UUID]], Awaitable[Iterable[UUID]]],
+        find_sessions: Callable[[list[UUID]], Awaitable[dict[UUID, bool]]],
         *,
         sweep_interval_s: float,
         waiting_max: int,
@@ -81,14 +123,20 @@ class Hub:
     ) -> None:
         self._connect = connect
         self._find_waiting = find_waiting
+        self._find_sessions = find_sessions
         self._sweep_interval_s = sweep_interval_s
         self._waiting_max = waiting_max
         self._waiting_per_user_max = waiting_per_user_max
         self._waiting_per_address_max = waiting_per_address_max
-        self._subscriptions: dict[UUID, set[Subscription]] = {}
+        self.node_id = uuid4()
+        """Leads the notifications of what this process wrote. No user has it, so other nodes look for nobody there."""
+        self._subscriptions: dict[UUID, set[Subscriber]] = {}
         self._count = 0
         self._count_from: Counter[str] = Counter()
         self.listening = asyncio.Event()
+        self._is_current = False
+        """Whether all that was stored elsewhere was heard of: only then can what is stored here be handed over."""
+        self._sessions_due = 0.0
         self.is_closing = False
 
     @contextmanager
@@ -97,27 +145,67 @@ class Hub:
 
         Subscriptions are bounded per user, per address and in all; from no address (None) only per user and in all.
         """
-        if self.is_closing:
-            raise ShuttingDown
-        if self._is_full_for(user_id, address):
-            raise TooManyWaiting
         subscription = Subscription()
-        mine = self._subscriptions.setdefault(user_id, set())
-        mine.add(subscription)
-        self._count += 1
-        if address is not None:
-            self._count_from[address] += 1
+        self.add(subscription, user_id, address)
         WAITING.inc()
         try:
             yield subscription
         finally:
             WAITING.dec()
-            self._count -= 1
-            if address is not None:
-                self._leave(address)
-            mine.discard(subscription)
-            if not mine:
-                self._subscriptions.pop(user_id, None)
+            self.remove(subscription, user_id, address)
+
+    def add(self, subscriber: Subscriber, user_id: UUID, address: str | None) -> None:
+        """Let it hear of this user's news, until it is removed; raises TooManyWaiting, ShuttingDown."""
+        if self.is_closing:
+            raise ShuttingDown
+        if self._is_full_for(user_id, address):
+            raise TooManyWaiting
+        self._subscriptions.setdefault(user_id, set()).add(subscriber)
+        self._count += 1
+        if address is not None:
+            self._count_from[address] += 1
+
+    def remove(self, subscriber: Subscriber, user_id: UUID, address: str | None) -> None:
+        """Undo `add`, once."""
+        self._count -= 1
+        if address is not None:
+            self._leave(address)
+        mine = self._subscriptions[user_id]
+        mine.remove(subscriber)
+        if not mine:
+            del self._subscriptions[user_id]
+
+    def hand_over(self, row: MessageRow) -> None:
+        """Give what this process has just stored to those who wait here for it.
+
+        Not while something stored elsewhere may not have been heard of: the order of a sender who changed nodes would
+        be lost. Then they are woken, and read all of it in order.
+        """
+        for each in tuple(self._subscriptions.get(row.recipient_id, ())):
+            if self._is_current:
+                each.hand_over(row)
+            else:
+                each.wake(Kind.MESSAGES)
+
+    def wake(self, kind: Kind, user_ids: Iterable[UUID]) -> None:
+        """Wake those who wait here for news of these users."""
+        for user_id in user_ids:
+            for each in tuple(self._subscriptions.get(user_id, ())):
+                each.wake(kind)
+
+    def acknowledged(self, user_id: UUID, message_ids: Iterable[UUID]) -> None:
+        """Tell the user's streams that these messages are erased."""
+        for each in tuple(self._subscriptions.get(user_id, ())):
+            each.acknowledged(message_ids)
+
+    def is_streaming(self, user_id: UUID) -> bool:
+        """Tell whether the user has a stream here, which can be told of deliveries."""
+        return any(each.session_id for each in self._subscriptions.get(user_id, ()))
+
+    def delivered(self, user_id: UUID, message_ids: list[UUID]) -> None:
+        """Tell the user's streams that these messages, which the user sent, were acknowledged."""
+        for each in tuple(self._subscriptions.get(user_id, ())):
+            each.delivered(message_ids)
 
     def _is_full_for(self, user_id: UUID, address: str | None) -> bool:
         return (
@@ -132,7 +220,7 @@ class Hub:
             del self._count_from[address]  # nothing is kept of who is not there
 
     def close(self) -> None:
-        """Let everybody go: waiting polls answer at once, and none begins to wait."""
+        """Let everybody go: waiting polls answer at once, streams end, and none begins to wait."""
         self.is_closing = True
         self._wake_all()
 
@@ -154,6 +242,7 @@ class Hub:
                 log_fault("listener_failed", error)
             finally:
                 self.listening.clear()
+                self._is_current = False
                 LISTENER_UP.set(0)
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
             failures += 1
@@ -167,8 +256,10 @@ class Hub:
             await connection.add_listener(CHANNEL, self._heard)
             self.listening.set()
             LISTENER_UP.set(1)
-            # Whatever was notified while nobody listened is lost: look for yourselves.
+            # Whatever was notified while nobody listened is lost: look for yourselves. Those who look are behind until
+            # they have looked, so that what is handed over from now on waits for it.
             self._wake_all()
+            self._is_current = True
             while not lost.is_set():
                 yield
                 with suppress(TimeoutError):
@@ -184,18 +275,16 @@ class Hub:
         text = str(payload)
         try:
             kind = _KINDS[text[:1]]
+            if text.startswith(self.node_id.hex, 1):
+                return  # our own: the writer has told everybody here
             user_ids = [UUID(hex=text[start : start + ID_CHARS]) for start in range(1, len(text), ID_CHARS)]
         except (KeyError, ValueError):  # a newer version's: whatever it means, looking does no harm
             self._wake_all()
             return
-        for user_id in user_ids:
-            for subscription in self._subscriptions.get(user_id, ()):
-                subscription.wake(kind)
+        self.wake(kind, user_ids)
 
     def _wake_all(self) -> None:
-        for subscriptions in self._subscriptions.values():
-            for subscription in subscriptions:
-                subscription.wake(ALL)
+        self.wake(ALL, tuple(self._subscriptions))
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -203,13 +292,22 @@ class Hub:
             if not self._subscriptions:
                 continue
             try:
-                found = await self._find_waiting(list(self._subscriptions))
+                self.wake(ALL, await self._find_waiting(list(self._subscriptions)))
+                if monotonic() >= self._sessions_due:
+                    await self._look_at_sessions()
+                    self._sessions_due = monotonic() + SESSIONS_S
             except Exception as error:  # noqa: BLE001 - the store is away: the next sweep will do
                 log_fault("sweep_failed", error)
-                continue
-            for user_id in found:
-                for subscription in self._subscriptions.get(user_id, ()):
-                    subscription.wake(ALL)
+
+    async def _look_at_sessions(self) -> None:
+        """Wake the streams whose session is over, or was not told of a change: a hint was lost, or time ended it."""
+        streams = [each for mine in self._subscriptions.values() for each in mine if each.session_id]
+        if not streams:
+            return
+        are_told = await self._find_sessions([each.session_id for each in streams if each.session_id])
+        for each in streams:
+            if each.session_id and not are_told.get(each.session_id, False):
+                each.wake(Kind.SESSIONS | Kind.CONTACTS)
 
 
 def payloads(kind: Kind, user_ids: Iterable[UUID]) -> list[str]:

@@ -93,6 +93,9 @@ class Taken:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.settle()
+
+    def settle(self, *_: object) -> None:
         for room in self._rooms:
             room.settle(self._size)
 
@@ -134,6 +137,18 @@ class MailboxQuota:
                 rooms = rooms or self._room_for(sender_id, recipient_id, size)
         if rooms is None:
             raise MailboxFull
+        for room in rooms:
+            room.take(size)
+        return Taken(rooms, size)
+
+    def take_known(self, sender_id: UUID, recipient_id: UUID, size: int) -> Taken | None:
+        """Take room that there is by the last count; None if it is time to count, or there is none: `take` tells."""
+        try:
+            rooms = self._room_for(sender_id, recipient_id, size)
+        except MailboxFull:
+            return None
+        if rooms is None:
+            return None
         for room in rooms:
             room.take(size)
         return Taken(rooms, size)

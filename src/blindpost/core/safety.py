@@ -18,7 +18,7 @@ from blindpost.core.privileges import MIGRATE, missing_rights, superfluous_right
 from blindpost.errors import BlindpostError, ConfigurationError
 
 REDIS_RIGHTS: Final = (
-    "resetkeys ~challenge:* ~session:* ~proof:* ~blindpost:* ~LIMITS:* resetchannels -@all"
+    "resetkeys ~challenge:* ~session:* ~proof:* ~ticket:* ~blindpost:* ~LIMITS:* resetchannels -@all"
     " +ping +info +time +select +get +set +getdel +exists +pttl +incrby +rename +eval +evalsha +script|load"
 )
 """What the router's user needs of Redis: its own keys, and no command that empties, lists, stops or reconfigures."""

@@ -5,7 +5,8 @@ a ceiling for everybody; a batch of fifty pays it once.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
@@ -14,7 +15,7 @@ import asyncpg
 
 from blindpost.core.database import LOSSES, Database
 from blindpost.core.group_commit import GroupCommit
-from blindpost.core.hub import CHANNEL, NOTIFY_IDS_MAX
+from blindpost.core.hub import CHANNEL, NOTIFY_IDS_MAX, Hub, Kind, MessageRow
 from blindpost.errors import InternalFault, NotAContact, OutcomeUnknown, Problem, Unavailable
 from blindpost.telemetry import BATCH_SIZE, log_fault
 
@@ -43,10 +44,13 @@ class Ack(NamedTuple):
 
     recipient_id: UUID
     message_ids: list[UUID]
+    senders: Collection[UUID] = ()
+    """Who sent them, as far as the caller knows: of these the streams here can be told without a question."""
 
 
 # Ids are drawn in the order of arrival (the CTE is materialised), so that a reader who sorts by id sees one
-# sender's messages in the order in which they were sent. The hint to the recipients rides in the same commit.
+# sender's messages in the order in which they were sent. The hint to the recipients rides in the same commit, and
+# leads with the node: its own hub passes over it, and any other looks for a user with that id, of whom there is none.
 _INSERT = f"""
 WITH input AS MATERIALIZED (
     SELECT n, uuidv7() AS id, sender_id, recipient_id, message, client_message_id
@@ -66,7 +70,7 @@ WITH input AS MATERIALIZED (
     RETURNING id, recipient_id, timestamp
 ), woken AS MATERIALIZED (
     SELECT count(pg_notify('{CHANNEL}', payload)) AS count FROM (
-        SELECT 'm' || string_agg(hex, '') AS payload FROM (
+        SELECT 'm' || $6 || string_agg(hex, '') AS payload FROM (
             SELECT hex, (row_number() OVER () - 1) / {NOTIFY_IDS_MAX} AS part
             FROM (SELECT DISTINCT replace(recipient_id::text, '-', '') AS hex FROM stored) AS recipients
         ) AS parts GROUP BY part
@@ -84,19 +88,20 @@ LEFT JOIN messages m USING (sender_id, client_message_id) ORDER BY n
 
 _ACK = f"""
 WITH acked AS (
-    UPDATE messages m SET message = NULL, recipient_id = NULL, is_delivered = true, receipt_due = true
+    UPDATE messages m SET message = NULL, recipient_id = NULL, is_delivered = true,
+        receipt_due = m.sender_id <> ALL($3::uuid[])
     FROM unnest($1::uuid[], $2::uuid[]) AS a (id, recipient_id)
     WHERE m.id = a.id AND m.recipient_id = a.recipient_id
-    RETURNING m.id, m.sender_id, a.recipient_id
+    RETURNING m.id, m.sender_id, a.recipient_id, m.receipt_due
 ), woken AS MATERIALIZED (
     SELECT count(pg_notify('{CHANNEL}', payload)) AS count FROM (
         SELECT 'r' || string_agg(hex, '') AS payload FROM (
             SELECT hex, (row_number() OVER () - 1) / {NOTIFY_IDS_MAX} AS part
-            FROM (SELECT DISTINCT replace(sender_id::text, '-', '') AS hex FROM acked) AS senders
+            FROM (SELECT DISTINCT replace(sender_id::text, '-', '') AS hex FROM acked WHERE receipt_due) AS senders
         ) AS parts GROUP BY part
     ) AS payloads
 )
-SELECT id, recipient_id, (SELECT count FROM woken) AS woken FROM acked
+SELECT id, sender_id, recipient_id, receipt_due, (SELECT count FROM woken) AS woken FROM acked
 """  # noqa: S608 - constants of this program
 
 
@@ -134,7 +139,8 @@ class _Flusher:
 class MessageWriter:
     """Stores messages and acknowledgements in batches: the one place that commits outside of a service."""
 
-    def __init__(self, database: Database, *, require_contact: bool) -> None:
+    def __init__(self, database: Database, hub: Hub, *, require_contact: bool) -> None:
+        self._hub = hub
         self._require_contact = require_contact
         self._sends = _Flusher(database)
         self._acks = _Flusher(database)
@@ -148,6 +154,14 @@ class MessageWriter:
     async def acknowledge(self, ack: Ack) -> list[UUID]:
         """Erase messages; returns those that were the caller's and still waiting."""
         return await self.acks.submit(ack)
+
+    def put(self, message: NewMessage) -> "asyncio.Future[Stored]":
+        """Store one message, in the order of these calls; raises Overloaded, ShuttingDown, the rest by the future."""
+        return self.sends.put(message)
+
+    def put_ack(self, ack: Ack) -> "asyncio.Future[list[UUID]]":
+        """Erase messages; raises as `put`."""
+        return self.acks.put(ack)
 
     async def run(self) -> None:
         try:
@@ -164,13 +178,27 @@ class MessageWriter:
 
     async def _flush_sends(self, batch: Sequence[NewMessage]) -> Sequence[Stored | Problem]:
         BATCH_SIZE.labels("send").observe(len(batch))
-        rows = await _each_alone_if_refused(self._insert, batch)
+        try:
+            rows = await _each_alone_if_refused(self._insert, batch)
+        except BaseException:
+            # It may have been stored all the same, and our own notification of it is passed over.
+            self._hub.wake(Kind.MESSAGES, {message.recipient_id for message in batch})
+            raise
         return await self._resolve(batch, rows)
 
     async def _insert(self, batch: Sequence[NewMessage]) -> Sequence[Stored | Problem | None]:
-        columns = zip(*batch, strict=True)
-        rows = await self._sends.fetch(_INSERT, *(list(column) for column in columns), self._require_contact)
-        return [Stored(row["id"], row["timestamp"]) if row["id"] else None for row in rows]
+        columns = [list(column) for column in zip(*batch, strict=True)]
+        rows = await self._sends.fetch(_INSERT, *columns, self._require_contact, self._hub.node_id.hex)
+        return [
+            None if message_id is None else self._stored(message, message_id, timestamp)
+            for message, (message_id, timestamp, _) in zip(batch, rows, strict=True)
+        ]
+
+    def _stored(self, message: NewMessage, message_id: UUID, timestamp: datetime) -> Stored:
+        """Hand a message that is on disk to those who wait for it here."""
+        sender_id, recipient_id, data, _ = message
+        self._hub.hand_over(MessageRow(message_id, sender_id, recipient_id, data, timestamp, is_delivered=False))
+        return Stored(message_id, timestamp)
 
     async def _resolve(
         self, batch: Sequence[NewMessage], rows: Sequence[Stored | Problem | None]
@@ -193,9 +221,19 @@ class MessageWriter:
         return await _each_alone_if_refused(self._erase, batch)
 
     async def _erase(self, batch: Sequence[Ack]) -> Sequence[list[UUID]]:
-        pairs = [(message_id, ack.recipient_id) for ack in batch for message_id in ack.message_ids]
-        rows = await self._acks.fetch(_ACK, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
-        erased = {(row["id"], row["recipient_id"]) for row in rows}
+        ids = [message_id for ack in batch for message_id in ack.message_ids]
+        recipients = [ack.recipient_id for ack in batch for _ in ack.message_ids]
+        told = [each for each in {each for ack in batch for each in ack.senders} if self._hub.is_streaming(each)]
+        erased = set()
+        delivered: dict[UUID, list[UUID]] = defaultdict(list)
+        for message_id, sender_id, recipient_id, is_due, _ in await self._acks.fetch(_ACK, ids, recipients, told):
+            erased.add((message_id, recipient_id))
+            if not is_due:
+                delivered[sender_id].append(message_id)
+        for sender_id, message_ids in delivered.items():
+            self._hub.delivered(sender_id, message_ids)
+        for ack in batch:  # those that were not there are gone as well
+            self._hub.acknowledged(ack.recipient_id, ack.message_ids)
         return [_claim(erased, ack) for ack in batch]
 
 

@@ -37,6 +37,7 @@ from blindpost.services.models.auth import (
     Session,
     SessionsEnded,
     SessionSummary,
+    TicketAnswer,
 )
 from blindpost.services.models.common import Done, Username
 
@@ -86,6 +87,12 @@ async def logout(caller: CurrentCaller, auth: Auth) -> Done:
     """End this session, at once and on every node."""
     await auth.logout(caller)
     return Done()
+
+
+@router.post("/ticket", responses=responses(NotAuthenticated))
+async def ticket(caller: CurrentCaller, auth: Auth) -> TicketAnswer:
+    """Get a ticket for one stream, for browsers: they cannot send headers with one."""
+    return await auth.ticket(caller)
 
 
 @router.get("/sessions", responses=responses(NotAuthenticated))

@@ -7,11 +7,13 @@ memory with a head that never ends, or take every descriptor with requests that 
 import asyncio
 import json
 import resource
-from typing import Any, ClassVar, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from blindpost.errors import InvalidRequest, Problem, TooLarge
+from blindpost.errors import InvalidRequest, Problem, ShuttingDown, TooLarge
 from blindpost.routers.addresses import Place, Places
 from blindpost.routers.problems import MEDIA_TYPE, content_of
 from blindpost.telemetry import CONNECTIONS_REFUSED
@@ -28,6 +30,23 @@ UNSENT_MAX_BYTES = 256 * 1024 * 1024
 """What may wait to be sent in the whole process: who reads slowly goes first when there is no more room."""
 DESCRIPTORS_RESERVED: Final = 128
 """For the stores, the logs, and whoever must still be let in."""
+
+
+UPGRADE: Final = "blindpost.upgrade"
+"""In a request's ASGI extensions: what gives its connection to another protocol. Only where the client asked for it."""
+
+
+class Successor(Protocol):
+    """A protocol that takes a connection over."""
+
+    def start(self, on_lost: Callable[[], None]) -> None:
+        """Begin: the connection is its own, and `on_lost` is called once when that is lost."""
+
+    def shutdown(self) -> None:
+        """Let the client go, as the server stops."""
+
+
+Make = Callable[[asyncio.Transport], Successor]
 
 
 class Connection(HttpToolsProtocol):
@@ -78,6 +97,35 @@ class Connection(HttpToolsProtocol):
         elif self._late is None and (self.cycle is None or self.cycle.response_complete):  # type: ignore[redundant-expr]
             # Bytes that begin no request, such as empty lines: they ended uvicorn's patience with an idle client.
             self._begin_waiting()
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            self.scope["extensions"] = {UPGRADE: {"give_up": self._give_up}}
+        super().on_headers_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: whoever is asked for says whether it can be had."""
+
+    def _give_up(self, make: Make, head: bytes) -> None:
+        """Let another protocol have the connection, after these words; raises ShuttingDown, and what `make` raises.
+
+        It stays counted until it is lost: among the connections, and at its address.
+        """
+        if self.transport.is_closing():
+            raise ShuttingDown  # nobody reads this answer
+        successor: Any = make(self.transport)
+        # uvicorn's word that the request is answered.
+        self.cycle.response_started = self.cycle.response_complete = True
+        self._end_waiting()
+        self._end_stall()
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        self.connections.add(successor)
+        self.transport.write(head)
+        self.transport.set_protocol(successor)
+        successor.start(partial(_lost, self.connections, successor, self._place))
+        self.parser = None  # type: ignore[assignment]
+        self._place = None
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= PIPELINE_MAX:
@@ -137,6 +185,12 @@ class Connection(HttpToolsProtocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+
+def _lost(connections: set[Any], successor: Successor, place: Place | None) -> None:
+    connections.discard(successor)
+    if place is not None:
+        place.leave()
 
 
 def connection_class(places: Places) -> type[Connection]:

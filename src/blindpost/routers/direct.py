@@ -15,11 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from blindpost.core.limiter import REQUEST, Limiter
-from blindpost.errors import InvalidJson, InvalidRequest, Problem
+from blindpost.errors import InvalidJson, InvalidRequest, NotAuthenticated, Problem
 from blindpost.protocol.limits import PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
 from blindpost.routers.connected import while_connected
+from blindpost.routers.events import EventStream
 from blindpost.routers.problems import ProblemResponse, invalid, of_status
 from blindpost.routers.security import counted_address, credentials_of
+from blindpost.routers.socket import Upgrade
 from blindpost.routers.strict import StrictRequest
 from blindpost.services.auth import AuthService
 from blindpost.services.caller import Caller
@@ -53,6 +55,8 @@ class Direct:
             ("GET", "/messages/poll"): self._poll,
             ("GET", "/messages/get-undelivered-messages"): self._undelivered,
             ("POST", "/messages/ack"): self._ack,
+            ("GET", "/messages/ws"): self._websocket,
+            ("GET", "/messages/events"): self._events,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,6 +101,25 @@ class Direct:
         work = self._messages.poll(caller, counted_address(request), timeout_s, limit)
         return _answer(await while_connected(request, work))
 
+    async def _streaming_caller(self, request: StrictRequest) -> Caller:
+        """Return who opens a stream: by a signed request, or by a ticket alone."""
+        tickets = [value for name, value in _queries(request) if name == "ticket"]
+        if not tickets:
+            return await self._caller(request)
+        if len(tickets) > 1 or "authorization" in request.headers or "dpop" in request.headers:
+            raise NotAuthenticated
+        caller = await self._auth.redeem(tickets[0])
+        await self._limiter.spend(REQUEST, str(caller.user_id))
+        return caller
+
+    async def _websocket(self, request: StrictRequest) -> Response:
+        caller = await self._streaming_caller(request)
+        return Upgrade(request, self._messages, caller, counted_address(request))
+
+    async def _events(self, request: StrictRequest) -> Response:
+        caller = await self._streaming_caller(request)
+        return EventStream(self._messages, caller, counted_address(request))
+
 
 async def _body(request: StrictRequest, model: type[Model]) -> Model:
     if not request.headers.get("content-type", "").lower().startswith("application/json"):
@@ -110,7 +133,11 @@ async def _body(request: StrictRequest, model: type[Model]) -> Model:
 
 
 def _query(request: StrictRequest) -> dict[str, str]:
-    return dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
+    return dict(_queries(request))
+
+
+def _queries(request: StrictRequest) -> list[tuple[str, str]]:
+    return parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
 
 
 def _limit(query: dict[str, str]) -> int:

@@ -4,7 +4,7 @@ from typing import Annotated
 from uuid import UUID
 
 from dishka.integrations.fastapi import FromDishka
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 
 from blindpost.errors import (
     MailboxFull,
@@ -16,6 +16,7 @@ from blindpost.errors import (
     TooLarge,
     TooManyRequests,
     TooManyWaiting,
+    UpgradeRequired,
 )
 from blindpost.protocol.limits import PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
 from blindpost.routers.connected import while_connected
@@ -71,6 +72,34 @@ async def poll(
 ) -> PollAnswer:
     """Read what there is, or wait for it: messages, deliveries of one's own, changes among the contacts."""
     return await while_connected(request, messages.poll(caller, counted_address(request), timeout, limit))
+
+
+Ticket = Annotated[
+    str | None,
+    Query(alias="ticket", max_length=64, description="In place of the headers, for browsers: see POST /auth/ticket"),
+]
+
+
+@router.get(
+    "/ws",
+    status_code=101,
+    response_class=Response,
+    responses=responses(NotAuthenticated, UpgradeRequired, TooManyWaiting, ShuttingDown),
+)
+async def ws(_caller: CurrentCaller, _ticket: Ticket = None) -> Response:
+    """Open a WebSocket: frames of these objects both ways (spec/http.md)."""
+    raise UpgradeRequired  # `direct` answers it
+
+
+@router.get(
+    "/events",
+    response_class=Response,
+    responses=responses(NotAuthenticated, TooManyWaiting, ShuttingDown)
+    | {200: {"description": "Server-Sent Events, for ever", "content": {"text/event-stream": {}}}},
+)
+async def events(_caller: CurrentCaller, _ticket: Ticket = None) -> Response:
+    """Receive as a stream of Server-Sent Events (spec/http.md)."""
+    raise NotImplementedError  # `direct` answers it
 
 
 @router.post("/ack", responses=responses(NotAuthenticated, TooLarge, Overloaded, OutcomeUnknown, ShuttingDown))

@@ -19,7 +19,9 @@ from blindpost.telemetry import DURATION, REQUESTS, log_fault
 
 GONE: Final = 499
 """What the metrics call a client that left before its request was read."""
-POLL_ROUTE: Final = "/messages/poll"
+WAITING_ROUTES: Final = frozenset({"/messages/poll", "/messages/events"})
+SWITCHED: Final = 101
+"""The answer is written, and its connection is another protocol's."""
 SECURITY_HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -47,6 +49,8 @@ class Gate:
             nonlocal status, has_started
             if message["type"] == "http.response.start":
                 status, has_started = message["status"], True
+                if status == SWITCHED:
+                    return
                 headers = MutableHeaders(scope=message)
                 headers.update(SECURITY_HEADERS)
                 headers["X-Request-Id"] = request_id
@@ -66,7 +70,7 @@ class Gate:
         finally:
             route = _route(scope)
             REQUESTS.labels(_method(scope), route, str(status)).inc()
-            if route != POLL_ROUTE:
+            if route not in WAITING_ROUTES:
                 DURATION.labels(_method(scope), route).observe(perf_counter() - started)
 
 

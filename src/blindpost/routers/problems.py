@@ -23,6 +23,7 @@ from blindpost.errors import (
     TooLarge,
     TooManyRequests,
     Unavailable,
+    UpgradeRequired,
 )
 from blindpost.protocol import dpop
 from blindpost.telemetry import log_fault
@@ -62,6 +63,8 @@ class ProblemResponse(JSONResponse):
             headers["Retry-After"] = str(problem.retry_after)
         if isinstance(problem, NotAuthenticated):
             headers["WWW-Authenticate"] = _challenge(problem)
+        if isinstance(problem, UpgradeRequired):
+            headers |= {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
         super().__init__(content_of(problem), problem.status, headers)
 
 

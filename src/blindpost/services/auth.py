@@ -42,10 +42,13 @@ from blindpost.services.models.auth import (
     RegisterRequest,
     Session,
     SessionSummary,
+    TicketAnswer,
 )
 
 SESSIONS_MAX: Final = 100
 """Of one user; a login beyond ends the oldest. More devices has nobody, and a list of more is of use to nobody."""
+TICKET_BYTES: Final = 32
+TICKET_LIFETIME_S: Final = 30
 
 
 class AuthService:
@@ -161,14 +164,36 @@ class AuthService:
             is_open = await self._cache.session_is_open(claims.session_id, claims.user_id)
         else:
             is_open = await self._cache.admit(claims.session_id, claims.user_id, proof)
-        if is_open is None:
-            async with self._database.reading() as connection:
-                is_open = await users.session_is_open(connection, claims.session_id, claims.user_id)
-            if is_open:
-                await self._cache.remember_open(claims.session_id, claims.user_id)
-        if not is_open:
+        caller = Caller(claims.user_id, claims.session_id)
+        if not await self._is_open(caller, is_open):
             raise NotAuthenticated
-        return Caller(claims.user_id, claims.session_id)
+        return caller
+
+    async def ticket(self, caller: Caller) -> TicketAnswer:
+        """Make a ticket that stands for the caller's session once, where a client cannot send headers."""
+        ticket = token_urlsafe(TICKET_BYTES)
+        await self._cache.keep_ticket(ticket, caller.session_id, caller.user_id, TICKET_LIFETIME_S)
+        return TicketAnswer(ticket=ticket, expires_in=TICKET_LIFETIME_S)
+
+    async def redeem(self, ticket: str) -> Caller:
+        """Use up a ticket, and return whose it was; raises NotAuthenticated."""
+        owner = await self._cache.take_ticket(ticket)
+        if owner is None:
+            raise NotAuthenticated
+        caller = Caller(session_id=owner[0], user_id=owner[1])
+        if not await self._is_open(caller, await self._cache.session_is_open(caller.session_id, caller.user_id)):
+            raise NotAuthenticated
+        return caller
+
+    async def _is_open(self, caller: Caller, remembered: bool | None) -> bool:  # noqa: FBT001 - what Redis knows
+        """Tell whether a session goes on; where nothing is remembered of it, by asking PostgreSQL."""
+        if remembered is not None:
+            return remembered
+        async with self._database.reading() as connection:
+            is_open = await users.session_is_open(connection, caller.session_id, caller.user_id)
+        if is_open:
+            await self._cache.remember_open(caller.session_id, caller.user_id)
+        return is_open
 
     def _proof_of(self, credentials: Credentials, claims: Claims) -> dpop.Proof | None:
         """Check the proof that must come with this token; None for a bearer token, where those are allowed.

@@ -5,8 +5,8 @@ from typing import Any
 from uuid import UUID
 
 from blindpost.core.database import Database
-from blindpost.core.hub import Hub
-from blindpost.core.limiter import SEND, SEND_PAIR, Limiter
+from blindpost.core.hub import Hub, MessageRow
+from blindpost.core.limiter import REQUEST, SEND, SEND_PAIR, Limiter
 from blindpost.core.quota import MailboxQuota
 from blindpost.core.repositories import messages
 from blindpost.core.writer import Ack, MessageWriter, NewMessage, Stored
@@ -22,6 +22,10 @@ from blindpost.services.models.messages import (
     SendRequest,
     Sent,
 )
+from blindpost.services.stream import Sink, Stream
+
+STREAM_READS = 3
+"""Streams that read at once: when all must look, as after a loss of the listener, requests still find a connection."""
 
 
 class MessageService:
@@ -35,6 +39,7 @@ class MessageService:
         self._hub = hub
         self._quota = quota
         self._limiter = limiter
+        self._reads = asyncio.Semaphore(STREAM_READS)
 
     async def send(self, caller: Caller, request: SendRequest) -> Sent:
         """Store a message; it is on disk when this returns.
@@ -47,6 +52,27 @@ class MessageService:
         message = NewMessage(caller.user_id, request.recipient_id, request.message, request.client_message_id)
         stored = await self._store(message)
         return Sent(id=stored.id, timestamp=stored.timestamp)
+
+    def send_soon(self, caller: Caller, request: SendRequest) -> "asyncio.Future[Stored] | None":
+        """Do what `send` does, if neither limits nor mailbox need a question; otherwise do nothing.
+
+        The message has its place in the queue when this returns. Raises Overloaded, ShuttingDown; the rest comes by
+        the future.
+        """
+        sender, recipient = str(caller.user_id), str(request.recipient_id)
+        room = self._quota.take_known(caller.user_id, request.recipient_id, len(request.message))
+        if room is None:
+            return None
+        stored = None
+        try:
+            if self._limiter.spend_known((SEND, (sender,)), (SEND_PAIR, (sender, recipient))):
+                message = NewMessage(caller.user_id, request.recipient_id, request.message, request.client_message_id)
+                stored = self._writer.put(message)
+                stored.add_done_callback(room.settle)
+            return stored
+        finally:
+            if stored is None:
+                room.settle()
 
     async def _store(self, message: NewMessage) -> Stored:
         try:
@@ -100,6 +126,25 @@ class MessageService:
                     delivered = await messages.take_receipts(tx, caller.user_id, PAGE_MAX)
         return PollAnswer(**_page(rows, has_more=has_more), contacts_changed=contacts_changed, delivered=delivered)
 
+    def stream(self, caller: Caller, address: str | None, sink: Sink) -> Stream:
+        """Open a stream of the caller's news into a sink, to be closed by whoever opened it.
+
+        Raises TooManyWaiting, ShuttingDown.
+        """
+        return Stream(self._database, self._hub, self._reads, caller, address, sink)
+
+    def acknowledge_soon(self, stream: Stream, message_ids: list[UUID]) -> "asyncio.Future[list[UUID]]":
+        """Erase messages that were given to a stream; raises Overloaded, ShuttingDown, the rest by the future."""
+        return self._writer.put_ack(Ack(stream.caller.user_id, message_ids, stream.senders_of(message_ids)))
+
+    def has_credit(self, caller: Caller) -> bool:
+        """Count one request of a stream; false if that needs a question: then `spend` asks it."""
+        return self._limiter.spend_known((REQUEST, (str(caller.user_id),)))
+
+    async def spend(self, caller: Caller) -> None:
+        """Count one request of a stream; raises TooManyRequests, Unavailable."""
+        await self._limiter.spend(REQUEST, str(caller.user_id))
+
     async def acknowledge(self, caller: Caller, message_ids: list[UUID]) -> Acknowledged:
         """Erase messages that the caller has; foreign and unknown ids are passed over alike."""
         return Acknowledged(acknowledged=await self._writer.acknowledge(Ack(caller.user_id, message_ids)))
@@ -114,6 +159,6 @@ class MessageService:
         }
 
 
-def _page(rows: list[messages.MessageRow], *, has_more: bool) -> dict[str, Any]:
+def _page(rows: list[MessageRow], *, has_more: bool) -> dict[str, Any]:
     page = [Message.model_construct(**row._asdict()) for row in rows]
     return {"has_messages": bool(page), "has_more": has_more, "messages": page}

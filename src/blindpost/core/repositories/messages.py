@@ -1,16 +1,19 @@
 """Messages as their readers see them; core.writer stores and erases them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    ColumnElement,
     CompoundSelect,
+    Row,
     Select,
     TextClause,
     Uuid,
+    all_,
     any_,
     bindparam,
     case,
@@ -25,21 +28,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from blindpost.core.hub import CHANNEL
+from blindpost.core.hub import CHANNEL, MessageRow
 from blindpost.core.schema import messages, sessions, users
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
-
-
-class MessageRow(NamedTuple):
-    """A message that waits for its recipient."""
-
-    id: UUID
-    sender_id: UUID
-    recipient_id: UUID
-    message: bytes
-    timestamp: datetime
-    is_delivered: bool
+STREAM_PAGE_BYTES: Final = 256 * 1024
+"""A stream reads on as fast as its client takes."""
 
 
 class Waiting(NamedTuple):
@@ -58,9 +52,9 @@ class News(NamedTuple):
     contacts: bool
 
 
-def _inbox_statement() -> Select[Any]:
+def _inbox_statement(*, is_page_of_stream: bool = False) -> Select[Any]:
     size = func.octet_length(messages.c.message)
-    waiting = (
+    rows = (
         select(
             *(messages.c[field] for field in MessageRow._fields),
             (func.sum(size).over(order_by=messages.c.id) - size).label("before"),
@@ -68,10 +62,13 @@ def _inbox_statement() -> Select[Any]:
         .where(messages.c.recipient_id == bindparam("user_id"))
         .order_by(messages.c.id)
         .limit(bindparam("limit"))
-        .subquery()
     )
+    if is_page_of_stream:
+        rows = rows.where(messages.c.id != all_(bindparam("given", type_=ARRAY(Uuid))))
+    page_bytes = STREAM_PAGE_BYTES if is_page_of_stream else PAGE_BYTES
+    waiting = rows.subquery()
     # The first message beyond the page is read too, without its ciphertext: it tells that there is more.
-    message = case((waiting.c.before < PAGE_BYTES, waiting.c.message)).label("message")
+    message = case((waiting.c.before < page_bytes, waiting.c.message)).label("message")
     columns = [message if field == "message" else waiting.c[field] for field in MessageRow._fields]
     return select(*columns).order_by(waiting.c.id)
 
@@ -115,6 +112,7 @@ def _waiting_statement(rule: str) -> TextClause:
 # Every poll runs these two. Built once, they are also compiled and prepared once: building them for each call took
 # longer than running them.
 _INBOX: Final = _inbox_statement()
+_UNREAD: Final = _inbox_statement(is_page_of_stream=True)
 _NEWS: Final = _news_statement()
 _WAITING: Final = {True: _waiting_statement(_CONTACT), False: _waiting_statement(_ANYBODY)}
 
@@ -125,9 +123,33 @@ async def inbox(tx: AsyncConnection, user_id: UUID, limit: int) -> tuple[list[Me
     Never "what is newer than": ids may commit out of order. A page ends at `limit` messages or with the one that
     reaches PAGE_BYTES: what one request can make the process hold is bounded.
     """
-    rows = (await tx.execute(_INBOX, {"user_id": user_id, "limit": limit + 1})).all()
-    page = [MessageRow(*row) for row in rows[:limit] if row.message is not None]
+    return _page((await tx.execute(_INBOX, {"user_id": user_id, "limit": limit + 1})).all(), limit)
+
+
+async def unread(tx: AsyncConnection, user_id: UUID, limit: int, given: list[UUID]) -> tuple[list[MessageRow], bool]:
+    """Read as `inbox` does, in smaller pages, and without what the connection was given before."""
+    return _page((await tx.execute(_UNREAD, {"user_id": user_id, "limit": limit + 1, "given": given})).all(), limit)
+
+
+def _page(rows: Sequence[Row[Any]], limit: int) -> tuple[list[MessageRow], bool]:
+    page = [MessageRow(*tuple(row)) for row in rows[:limit] if row.message is not None]
     return page, len(page) < len(rows)
+
+
+async def still_waiting(tx: AsyncConnection, user_id: UUID, ids: Iterable[UUID]) -> set[UUID]:
+    """Tell which of these messages the user has not acknowledged."""
+    statement = select(messages.c.id).where(messages.c.recipient_id == user_id, messages.c.id == _any_of(ids))
+    return set((await tx.execute(statement)).scalars())
+
+
+async def sessions_told(tx: AsyncConnection, session_ids: Iterable[UUID]) -> dict[UUID, bool]:
+    """Tell for each session that is open whether it was told of all changes among the contacts."""
+    statement = (
+        select(sessions.c.id, users.c.contacts_version <= sessions.c.contacts_seen)
+        .select_from(sessions.join(users, users.c.id == sessions.c.user_id))
+        .where(sessions.c.id == _any_of(session_ids), sessions.c.expires_at > func.now())
+    )
+    return {row[0]: row[1] for row in await tx.execute(statement)}
 
 
 async def news(tx: AsyncConnection, user_id: UUID, session_id: UUID) -> News | None:
@@ -189,13 +211,17 @@ async def stored(tx: AsyncConnection, sender_id: UUID, client_message_id: UUID) 
 
 async def with_news(tx: AsyncConnection, user_ids: Iterable[UUID]) -> list[UUID]:
     """Find those for whom something waits: what a lost notification would have told."""
-    ids = any_(literal(list(user_ids), ARRAY(Uuid)))
+    ids = _any_of(user_ids)
     statement: CompoundSelect[Any] = union(
         select(messages.c.recipient_id).where(messages.c.recipient_id == ids),
         select(messages.c.sender_id).where(messages.c.receipt_due, messages.c.sender_id == ids),
         select(users.c.id).where(users.c.id == ids, users.c.contacts_version > users.c.contacts_told),
     )
     return list((await tx.execute(statement)).scalars())
+
+
+def _any_of(ids: Iterable[UUID]) -> ColumnElement[Any]:
+    return any_(literal(list(ids), ARRAY(Uuid)))
 
 
 async def statuses(tx: AsyncConnection, sender_id: UUID, ids: Iterable[UUID]) -> dict[UUID, bool]:

@@ -41,6 +41,13 @@ class Session(Outgoing):
     """Seconds."""
 
 
+class TicketAnswer(Outgoing):
+    ticket: str
+    """Works once, in the query of /messages/ws or /messages/events."""
+    expires_in: int
+    """Seconds."""
+
+
 class SessionSummary(Outgoing):
     id: UUID
     created_at: Timestamp

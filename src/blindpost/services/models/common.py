@@ -53,7 +53,8 @@ def _utc(value: datetime) -> datetime:
         raise ValueError("the time is out of range") from None
 
 
-def _rfc3339(value: datetime) -> str:
+def rfc3339(value: datetime) -> str:
+    """Write a time in UTC, in microseconds."""
     return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -87,7 +88,7 @@ Pem = Annotated[
 """A public key as the client wrote it."""
 
 Timestamp = Annotated[
-    datetime, AfterValidator(_utc), PlainSerializer(_rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})
+    datetime, AfterValidator(_utc), PlainSerializer(rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 """RFC 3339, UTC, in microseconds."""
 

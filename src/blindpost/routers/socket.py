@@ -1,0 +1,339 @@
+"""GET /messages/ws: sending, receiving and acknowledging over one WebSocket (spec/http.md).
+
+A frame that needs no question to Redis or PostgreSQL is in the writer's queue when this returns: no task is made for
+it. One that needs a question holds all behind it, so that messages are stored in the order in which they came.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+from fastapi.responses import Response
+from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
+
+from blindpost.core.hub import MessageRow
+from blindpost.core.writer import Stored
+from blindpost.errors import InternalFault, InvalidJson, InvalidRequest, Problem, TooManyRequests, UpgradeRequired
+from blindpost.protocol.limits import PAGE_MAX
+from blindpost.routers import frames
+from blindpost.routers.connection import UPGRADE, Make
+from blindpost.routers.frames import LATER, REASONS, SILENT, TOO_SLOW, close_code
+from blindpost.routers.middleware import SWITCHED
+from blindpost.routers.problems import invalid
+from blindpost.routers.strict import StrictRequest, loads
+from blindpost.routers.websocket import NOT_TEXT, VERSION, WebSocket, accept
+from blindpost.services.caller import Caller
+from blindpost.services.messages import MessageService
+from blindpost.services.models.stream import AckFrame, SendFrame
+from blindpost.telemetry import FRAMES, STREAM_CLOSES, STREAMS, log_fault
+
+IN_FLIGHT_MAX: Final = 64
+"""Frames of one client that wait for their answer; then nothing is read until half of them have it."""
+RECEIPTS_S: Final = 0.02
+"""For receipts to gather."""
+
+_OPEN: Final = STREAMS.labels("websocket")
+
+
+class Upgrade(Response):
+    """Gives the request's connection to a Socket; raises UpgradeRequired."""
+
+    def __init__(self, request: StrictRequest, service: MessageService, caller: Caller, address: str | None) -> None:
+        self.status_code = SWITCHED
+        extension = request.scope.get("extensions", {}).get(UPGRADE, {})
+        self._give_up: Callable[[Make, bytes], None] | None = extension.get("give_up")
+        self._head = _handshake(request)
+        self._make = partial(Socket, service, caller, address)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Make the socket, which can still be refused in HTTP; then answer."""
+        del scope, receive
+        if self._give_up is None:
+            raise UpgradeRequired
+        self._give_up(self._make, self._head)
+        await send({"type": "http.response.start", "status": SWITCHED, "headers": []})
+
+
+def _handshake(request: StrictRequest) -> bytes:
+    """Check a handshake, and write its answer: no subprotocol, and no extension whichever is offered."""
+    headers = request.headers
+    keys = headers.getlist("sec-websocket-key")
+    answer = accept(keys[0]) if len(keys) == 1 else None
+    versions = headers.getlist("sec-websocket-version")
+    if answer is None or headers.get("upgrade", "").lower() != "websocket" or versions != [VERSION]:
+        raise UpgradeRequired
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+        + answer
+        + b"\r\n\r\n"
+    )
+
+
+class Socket(WebSocket):
+    """One client's WebSocket, and the sink of its stream."""
+
+    __slots__ = (
+        *("_caller", "_ending", "_in_flight", "_is_full", "_on_lost", "_receipts", "_receipts_timer"),
+        *("_service", "_stream", "_task"),
+    )
+
+    def __init__(
+        self, service: MessageService, caller: Caller, address: str | None, transport: asyncio.Transport
+    ) -> None:
+        self._stream = service.stream(caller, address, self)
+        super().__init__(transport)
+        self._service = service
+        self._caller = caller
+        self._on_lost: Callable[[], None]
+        self._in_flight = 0
+        self._is_full = False
+        self._receipts: list[UUID] = []
+        self._receipts_timer: asyncio.TimerHandle | None = None
+        self._ending: int | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, on_lost: Callable[[], None]) -> None:
+        self._on_lost = on_lost
+        _OPEN.inc()
+        self._stream.start()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        _OPEN.dec()
+        self._stream.close()
+        if self._receipts_timer is not None:
+            self._receipts_timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self._on_lost()
+
+    # What the client says
+
+    def text_received(self, text: bytes) -> None:
+        if self._service.has_credit(self._caller):
+            self._take_text(text)
+        else:
+            self._slowly(self._take_text_slowly(text))
+
+    async def _take_text_slowly(self, text: bytes) -> None:
+        try:
+            await self._service.spend(self._caller)
+        except TooManyRequests as problem:
+            # Frames are cheap to write and dear to read: whoever writes so many is let go.
+            self._refuse(problem)
+            self.end(LATER)
+        except Problem as problem:
+            self._refuse(problem)
+        else:
+            self._task = None
+            self._take_text(text)
+
+    def _take_text(self, text: bytes) -> None:
+        try:
+            frame = _read(text)
+        except _Unreadable as error:
+            if not _is_utf8(text):
+                self.end(NOT_TEXT)
+                return
+            self._refuse(error.problem, error.client_message_id)
+            return
+        if isinstance(frame, SendFrame):
+            self._take_send(frame)
+        else:
+            self._take_ack(frame)
+
+    def _take_send(self, frame: SendFrame) -> None:
+        FRAMES["send"] += 1
+        try:
+            stored = self._service.send_soon(self._caller, frame)
+        except Problem as problem:
+            self._refuse(problem, frame.client_message_id)
+            return
+        if stored is None:
+            self._slowly(self._send_slowly(frame))
+            return
+        self._begin()
+        stored.add_done_callback(partial(self._sent, frame.client_message_id))
+
+    def _sent(self, client_message_id: UUID, stored: "asyncio.Future[Stored]") -> None:
+        if (error := stored.exception()) is None:
+            FRAMES["sent"] += 1
+            answer = frames.sent(client_message_id, stored.result())
+            if self._receipts:
+                self.send_texts((answer, *self._take_receipts()))
+            else:
+                self.send_text(answer)
+        else:
+            self._fail(error, client_message_id)
+        self._finish()
+
+    async def _send_slowly(self, frame: SendFrame) -> None:
+        """Send where Redis or PostgreSQL must be asked before."""
+        try:
+            sent = await self._service.send(self._caller, frame)
+        except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is ours
+            self._fail(error, frame.client_message_id)
+        else:
+            FRAMES["sent"] += 1
+            self.send_text(frames.sent(frame.client_message_id, Stored(sent.id, sent.timestamp)))
+
+    def _take_ack(self, frame: AckFrame) -> None:
+        FRAMES["ack"] += 1
+        try:
+            erased = self._service.acknowledge_soon(self._stream, frame.message_ids)
+        except Problem as problem:
+            self._refuse(problem)
+            return
+        self._begin()
+        erased.add_done_callback(self._acknowledged)
+
+    def _acknowledged(self, erased: "asyncio.Future[list[UUID]]") -> None:
+        if (error := erased.exception()) is None:
+            FRAMES["acknowledged"] += 1
+            self.send_text(frames.acknowledged(erased.result()))
+        else:
+            self._fail(error)
+        self._finish()
+
+    # What the stream says
+
+    def messages(self, rows: Sequence[MessageRow]) -> None:
+        FRAMES["message"] += len(rows)
+        if len(rows) == 1:
+            self.send_text(frames.message(rows[0]))
+        else:
+            self.send_texts(map(frames.message, rows))
+
+    def delivered(self, message_ids: Sequence[UUID]) -> None:
+        """Let receipts gather for a moment: they go with the next answer, and cost no system call of their own."""
+        self._receipts.extend(message_ids)
+        if self._receipts_timer is None:
+            self._receipts_timer = self.loop.call_later(RECEIPTS_S, self._tell_receipts)
+
+    def _tell_receipts(self) -> None:
+        self._receipts_timer = None
+        self.send_texts(self._take_receipts())
+
+    def _take_receipts(self) -> list[bytes]:
+        ids, self._receipts = self._receipts, []
+        FRAMES["receipt"] += len(ids)
+        return [frames.receipt(ids[start : start + PAGE_MAX]) for start in range(0, len(ids), PAGE_MAX)]
+
+    def contacts_changed(self) -> None:
+        FRAMES["contact"] += 1
+        self.send_text(frames.CONTACT)
+
+    def ended(self, problem: Problem) -> None:
+        self.end(close_code(problem))
+
+    # The end
+
+    def end(self, code: int) -> None:
+        """Close with this code, once what is in flight is answered."""
+        if self._ending is not None:
+            return
+        self._ending = code
+        STREAM_CLOSES.labels(str(code)).inc()
+        self.hold()
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._ending is not None and not self._in_flight and self._task is None:
+            self.close(self._ending, REASONS.get(self._ending, ""))
+
+    def shutdown(self) -> None:
+        """Let the client go, as the server stops."""
+        self.end(frames.GOING_AWAY)
+
+    def stalled(self) -> None:
+        self._in_flight = 0
+        self.end(TOO_SLOW)
+
+    def vanished(self) -> None:
+        self.end(SILENT)
+
+    def writable_again(self) -> None:
+        self._stream.resume()
+
+    # Bounds
+
+    def _begin(self) -> None:
+        self._in_flight += 1
+        if self._in_flight == IN_FLIGHT_MAX and not self._is_full:
+            self._is_full = True
+            self.hold()
+
+    def _finish(self) -> None:
+        self._in_flight -= 1
+        if self._is_full and self._in_flight <= IN_FLIGHT_MAX // 2:
+            self._is_full = False
+            self.release()
+        if self._ending is not None:
+            self._close_if_idle()
+
+    def _slowly(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what must wait for others, and read nothing meanwhile."""
+        self.hold()
+        task = self._task = self.loop.create_task(work)
+        task.add_done_callback(self._done_slowly)
+
+    def _done_slowly(self, task: "asyncio.Task[None]") -> None:
+        if self._task is task:
+            self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+        self.release()
+        self._close_if_idle()
+
+    def _fail(self, error: BaseException, client_message_id: UUID | None = None) -> None:
+        if not isinstance(error, Problem):
+            log_fault("frame_failed", error)
+            error = InternalFault()
+        self._refuse(error, client_message_id)
+
+    def _refuse(self, problem: Problem, client_message_id: UUID | None = None) -> None:
+        FRAMES["error"] += 1
+        self.send_text(frames.error(problem, client_message_id))
+
+
+class _Unreadable(Exception):
+    def __init__(self, problem: Problem, client_message_id: UUID | None = None) -> None:
+        self.problem = problem
+        self.client_message_id = client_message_id
+        super().__init__(problem.code)
+
+
+def _read(text: bytes) -> SendFrame | AckFrame:
+    """Read a frame as strictly as a body; raises _Unreadable."""
+    try:
+        members = loads(text)
+    except ValueError:
+        raise _Unreadable(InvalidJson("A frame is a JSON object in UTF-8.")) from None
+    kind = members.get("type") if isinstance(members, dict) else None
+    try:
+        if kind == "send":
+            return SendFrame.model_validate(members)
+        if kind == "ack":
+            return AckFrame.model_validate(members)
+    except ValidationError as error:
+        problem = invalid(error.errors(include_url=False, include_context=False))
+        raise _Unreadable(problem, _client_message_id(members)) from None
+    raise _Unreadable(InvalidRequest("type: must be send or ack."))
+
+
+def _client_message_id(members: dict[str, Any]) -> UUID | None:
+    try:
+        return UUID(members.get("client_message_id"))
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
