@@ -61,6 +61,8 @@ class GroupCommit(Generic[Item, Result]):
             while not (self._closing and not self._waiting):
                 await self._arrived.wait()
                 while self._waiting:
+                    # One turn of the loop: what has arrived at the sockets while the last flush ran goes with this one.
+                    await asyncio.sleep(0)
                     count = min(len(self._waiting), self._batch_max)
                     await self._flush_batch([self._waiting.popleft() for _ in range(count)])
                 if not self._closing:

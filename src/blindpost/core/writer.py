@@ -105,6 +105,11 @@ SELECT id, sender_id, recipient_id, receipt_due, (SELECT count FROM woken) AS wo
 """  # noqa: S608 - constants of this program
 
 
+# A plan made while the table was small would read all of it, and be kept while it grows. A batch is looked up by its
+# keys, always: so one plan is right, and need not be made again for each batch.
+_PLANNING = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan"
+
+
 class _Flusher:
     """One connection of its own, opened again after a loss."""
 
@@ -126,7 +131,9 @@ class _Flusher:
     async def _connect(self) -> "asyncpg.Connection[Any]":
         if self._connection is None or self._connection.is_closed():
             try:
-                self._connection = await self._database.connect_raw()
+                connection = await self._database.connect_raw()
+                await connection.execute(_PLANNING)
+                self._connection = connection
             except (*LOSSES, asyncpg.PostgresError) as error:
                 raise Unavailable from error
         return self._connection
