@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import statistics
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,16 +10,22 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Final
+from uuid import uuid4
 
 import httpx
 
-from blindpost.bench.people import Pair
+from blindpost.bench.people import MESSAGE_BYTES, Pair
 from blindpost.bench.routers import Process, cpu_seconds, postgres_cpu_seconds, resident_kib
-from blindpost.bench.wire import Wire
+from blindpost.bench.wire import StreamWire, Wire
+from blindpost.protocol.encoding import b64encode
 
 CREATED: Final = 201
 OK: Final = 200
 SETTLE_S: Final = 60
+WARM_UP_S: Final = 0.5
+OPEN_AT_ONCE: Final = 64
+AWAITED: Final = tuple(b'{"type":"%b"' % each for each in (b"sent", b"message", b"acknowledged"))
+"""What a message is answered with, before its sender sends the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +171,138 @@ async def waiting(
         await asyncio.gather(*polls)
         wake_ms = (perf_counter() - started) * 1000
     return Waiting(count, kib_each, connections, wake_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """One round of messages over WebSockets: each sent, stored, answered, delivered and acknowledged."""
+
+    per_second: float
+    router_cpu: float
+    """CPU seconds of the router per 1,000 messages."""
+    postgres_cpu: float
+    """CPU seconds of PostgreSQL per 1,000 messages."""
+    per_transaction: float
+
+
+class _Talk:
+    """One pair with one message in flight: the next is sent when the last was answered, delivered and acknowledged."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self._sender: StreamWire
+        self._recipient: StreamWire
+        self._body = b64encode(os.urandom(MESSAGE_BYTES))
+        self._awaited = 0
+        self._is_open = False
+        self.count = 0
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def open(self, origin: str) -> None:
+        self._sender = await StreamWire.open(origin, self._pair.sender, self._sender_told)
+        self._recipient = await StreamWire.open(origin, self._pair.recipient, self._recipient_told)
+
+    def start(self) -> None:
+        self._is_open = True
+        self._send()
+
+    def stop(self) -> None:
+        self._is_open = False
+
+    def close(self) -> None:
+        self._sender.close()
+        self._recipient.close()
+
+    def _send(self) -> None:
+        self._awaited = len(AWAITED)
+        self._sender.send(
+            f'{{"type":"send","recipient_id":"{self._pair.recipient_id}","message":"{self._body}",'
+            f'"client_message_id":"{uuid4()}"}}'.encode()
+        )
+
+    def _sender_told(self, text: bytes) -> None:
+        self._take(text)
+
+    def _recipient_told(self, text: bytes) -> None:
+        if text.startswith(b'{"type":"message","id":"'):
+            self._recipient.send(b'{"type":"ack","message_ids":["%b"]}' % text[24:60])
+        self._take(text)
+
+    def _take(self, text: bytes) -> None:
+        if not text.startswith(AWAITED):
+            if text.startswith(b'{"type":"error"') and not self.ended.done():
+                self.ended.set_exception(RuntimeError(text.decode()))
+            return
+        self._awaited -= 1
+        if self._awaited:
+            return
+        self.count += 1
+        if self._is_open:
+            self._send()
+        elif not self.ended.done():
+            self.ended.set_result(None)
+
+
+async def stream(router: Process, pairs: list[Pair], seconds: float) -> Streamed:
+    """Let every pair send one message after the other over WebSockets, each to its end."""
+    talks = [_Talk(pair) for pair in pairs]
+    for talk in talks:
+        await talk.open(router.origin)
+    try:
+        for talk in talks:
+            talk.start()
+        await asyncio.sleep(WARM_UP_S)
+        batches, counted = await _batches(router), sum(talk.count for talk in talks)
+        before, started = (cpu_seconds(router.pid), postgres_cpu_seconds()), perf_counter()
+        await asyncio.sleep(seconds)
+        after, took = (cpu_seconds(router.pid), postgres_cpu_seconds()), perf_counter() - started
+        count = sum(talk.count for talk in talks) - counted
+        flushed = await _batches(router)
+        for talk in talks:
+            talk.stop()
+        await asyncio.gather(*(talk.ended for talk in talks))
+    finally:
+        for talk in talks:
+            talk.close()
+    transactions, items = flushed[0] - batches[0], flushed[1] - batches[1]
+    return Streamed(
+        count / took,
+        (after[0] - before[0]) / count * 1000,
+        (after[1] - before[1]) / count * 1000,
+        items / transactions if transactions else 0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Many WebSockets without news."""
+
+    count: int
+    kib_each: float
+
+
+async def idle_streams(router: Process, pairs: list[Pair], count: int) -> Idle:
+    """Open many WebSockets, several for each recipient, and see what they take."""
+    wires: list[StreamWire] = []
+
+    async def open_some(number: int) -> None:
+        for start in range(0, number, OPEN_AT_ONCE):
+            some = range(start, min(start + OPEN_AT_ONCE, number))
+            signs = [pairs[index % len(pairs)].recipient for index in some]
+            wires.extend(await asyncio.gather(*(StreamWire.open(router.origin, sign, _ignore) for sign in signs)))
+
+    try:
+        await open_some(OPEN_AT_ONCE)  # what is made once, at the first
+        before = resident_kib(router.pid)
+        await open_some(count)
+        return Idle(count, (resident_kib(router.pid) - before) / count)
+    finally:
+        for wire in wires:
+            wire.close()
+
+
+def _ignore(_text: bytes) -> None:
+    """Nothing is sent to an idle stream."""
 
 
 async def erase_queues(router: Process, pairs: list[Pair]) -> None:
