@@ -21,7 +21,7 @@ from blindpost.routers.connected import while_connected
 from blindpost.routers.events import EventStream
 from blindpost.routers.problems import ProblemResponse, invalid, of_status
 from blindpost.routers.security import counted_address, credentials_of
-from blindpost.routers.socket import Upgrade
+from blindpost.routers.socket import upgrade
 from blindpost.routers.strict import StrictRequest
 from blindpost.services.auth import AuthService
 from blindpost.services.caller import Caller
@@ -114,7 +114,7 @@ class Direct:
 
     async def _websocket(self, request: StrictRequest) -> Response:
         caller = await self._streaming_caller(request)
-        return Upgrade(request, self._messages, caller, counted_address(request))
+        return upgrade(request, self._messages, caller, counted_address(request))
 
     async def _events(self, request: StrictRequest) -> Response:
         caller = await self._streaming_caller(request)

@@ -38,22 +38,26 @@ RECEIPTS_S: Final = 0.02
 _OPEN: Final = STREAMS.labels("websocket")
 
 
-class Upgrade(Response):
-    """Gives the request's connection to a Socket; raises UpgradeRequired."""
+def upgrade(request: StrictRequest, service: MessageService, caller: Caller, address: str | None) -> Response:
+    """Give the request's connection to a Socket; raises UpgradeRequired, TooManyWaiting, ShuttingDown."""
+    head = _handshake(request)
+    extension = request.scope.get("extensions", {}).get(UPGRADE)
+    if extension is None:
+        raise UpgradeRequired
+    give_up: Callable[[Make, bytes], None] = extension["give_up"]
+    give_up(partial(Socket, service, caller, address), head)
+    return _Switched()
 
-    def __init__(self, request: StrictRequest, service: MessageService, caller: Caller, address: str | None) -> None:
+
+class _Switched(Response):
+    """An answer that is written already."""
+
+    def __init__(self) -> None:
         self.status_code = SWITCHED
-        extension = request.scope.get("extensions", {}).get(UPGRADE, {})
-        self._give_up: Callable[[Make, bytes], None] | None = extension.get("give_up")
-        self._head = _handshake(request)
-        self._make = partial(Socket, service, caller, address)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Make the socket, which can still be refused in HTTP; then answer."""
+        """Tell the gate, for its metric."""
         del scope, receive
-        if self._give_up is None:
-            raise UpgradeRequired
-        self._give_up(self._make, self._head)
         await send({"type": "http.response.start", "status": SWITCHED, "headers": []})
 
 

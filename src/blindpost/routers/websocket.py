@@ -1,8 +1,8 @@
 """WebSocket (RFC 6455) on a connection that HTTP has given up: frames in and out, without extensions.
 
-By hand, because the libraries' work per frame would be most of the router's work per message
-(docs/decisions/0011-streams.md). No extension is ever agreed on: compression would tell by its sizes what is alike in
-ciphertexts and what is not, and costs memory for each connection.
+On the bare protocol, because ASGI would have each frame go through a queue and a task, and would begin outside of what
+bounds a connection (docs/decisions/0011-streams.md). No extension is ever agreed on: compression would tell by its
+sizes what is alike in ciphertexts and what is not, and costs memory for each connection.
 """
 
 import asyncio
@@ -121,7 +121,8 @@ class WebSocket(asyncio.Protocol):
         self.closed_with = code
         payload = code.to_bytes(CODE_BYTES, "big") + reason.encode()
         self.transport.write(_head(CLOSE, len(payload)) + payload)
-        if self._client_closed:
+        # What is too big is still coming: to close at once would reset the connection, and the code with it.
+        if self._client_closed and code != TOO_BIG:
             self.transport.close()
         self._restart(GOODBYE_S, self.transport.abort)
         self._update_reading()
@@ -130,6 +131,8 @@ class WebSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._is_heard = True
+        if self._client_closed:
+            return
         if self._buffer:
             data = self._buffer + data
         self._take(data)
