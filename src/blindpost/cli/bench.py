@@ -67,11 +67,28 @@ async def _bench(settings: Settings, senders: int, rounds: int, seconds: float) 
             price = await _price(storing, pairs, rounds, seconds / 2)
             progress.update(task, description="latency of one pair")
             latency = await measure.latency(storing, pairs[0], LATENCY_ROUNDS, lambda: progress.advance(task))
+            progress.update(task, description=f"{len(pairs)} pairs over WebSockets")
+            streamed = [await measure.stream(storing, pairs, seconds) for _ in range(rounds)]
             progress.update(task, description=f"{POLLS} waiting polls")
             crowd = await make_pairs(storing.origin, -(-POLLS // settings.waiting_per_user_max))
             waiting = await _waiting(settings, storing, crowd)
+            progress.update(task, description=f"{POLLS} idle WebSockets")
+            idle = await measure.idle_streams(storing, crowd, POLLS)
     _show(stored, unstored, latency, waiting)
+    _show_streams(streamed, idle)
     _show_price(price)
+
+
+def _show_streams(streamed: list[measure.Streamed], idle: measure.Idle) -> None:
+    table = Table(title="Messages of 512 bytes over WebSockets, from send to acknowledgement", title_style="bold")
+    for column in ("per second", "CPU s / 1,000: router", "PostgreSQL", "messages / transaction"):
+        table.add_column(column, justify="right")
+    fields = ("router_cpu", "postgres_cpu", "per_transaction")
+    medians = [statistics.median(getattr(each, field) for each in streamed) for field in fields]
+    per_second = statistics.median(each.per_second for each in streamed)
+    table.add_row(f"{per_second:,.0f}", *(f"{median:,.3g}" for median in medians))
+    out.print(table)
+    out.print(f"{idle.count:,} idle WebSockets: [bold]{idle.kib_each:.1f} KiB[/] each")
 
 
 Price = dict[str, list[tuple[measure.Sends, measure.Sends]]]
