@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -68,10 +69,12 @@ class Ws:
         self._passed_over: deque[Frame] = deque()
 
     @classmethod
-    async def connect(cls, origin: str, path: str, headers: dict[str, str]) -> "Ws":
+    async def connect(
+        cls, origin: str, path: str, headers: dict[str, str], context: ssl.SSLContext | None = None
+    ) -> "Ws":
         """Open one; raises Refused."""
         parts = urlsplit(origin)
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
         writer.write(handshake(path, headers))
         async with asyncio.timeout(PATIENCE_S):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()

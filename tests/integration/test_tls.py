@@ -18,6 +18,7 @@ from blindpost.app import Running
 from blindpost.client import Client, Identity, Store
 from blindpost.config import Settings
 from blindpost.core.embedded import StoreUrls
+from blindpost.core.hub import Hub
 from blindpost.errors import ConfigurationError
 from blindpost.routers import listener
 from blindpost.routers.addresses import Places
@@ -25,6 +26,7 @@ from blindpost.routers.connection import DESCRIPTORS_RESERVED
 from blindpost.telemetry import CONNECTIONS_REFUSED
 from certificates import Authority, Pair
 from checks import refusal, success, until
+from sockets import Ws
 from support import contacts, running_in_thread, settings_for, unique_name
 
 HSTS = "Strict-Transport-Security"
@@ -413,3 +415,18 @@ def test_tls_here_refuses_an_http_origin_and_an_address_that_nobody_can_type() -
         tls.check_transport(Settings(public_origin="http://chat.example.org", tls_cert=cert, tls_key=key))
     with pytest.raises(ConfigurationError, match="type"):
         tls.check_transport(Settings(host="::", tls_cert=cert, tls_key=key))
+
+
+async def test_a_websocket_goes_over_tls_and_its_place_is_given_back(secure: Running, trusting: ssl.SSLContext) -> None:
+    hub = await secure.container.get(Hub)
+    async with client_of(secure, trusting) as http:
+        alice, bob = await contacts(http)
+        headers = bob.signed("GET", f"{secure.origin}/messages/ws")
+        ws = await Ws.connect(secure.origin, "/messages/ws", headers, trusting)
+        for size in (1, 65_536):
+            sent = success(await alice.send(bob, bytes(size)), 201)["id"]
+            assert (await ws.next("message"))["id"] == sent
+            ws.ack(sent)
+            assert (await ws.next("acknowledged"))["acknowledged"] == [sent]
+        await ws.vanish()
+        await until(lambda: hub._count == 0)

@@ -32,6 +32,7 @@ REASONS: Final = {
     SILENT: "silent",
     LATER: "unavailable",
 }
+COUNTED: Final = frozenset({*REASONS, 1000, 1002, 1003, 1007, 1009})
 
 
 class _Newest:

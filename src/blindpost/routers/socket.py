@@ -240,13 +240,18 @@ class Socket(WebSocket):
         if self._ending is not None:
             return
         self._ending = code
-        STREAM_CLOSES.labels(str(code)).inc()
         self.hold()
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:
         if self._ending is not None and not self._in_flight and self._task is None:
             self.close(self._ending, REASONS.get(self._ending, ""))
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Count the close, by code if it is the router's own: clients can invent codes."""
+        if self.closed_with is None:
+            STREAM_CLOSES.labels(str(code) if code in frames.COUNTED else "other").inc()
+        super().close(code, reason)
 
     def shutdown(self) -> None:
         """Let the client go, as the server stops."""
