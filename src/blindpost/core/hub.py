@@ -68,6 +68,11 @@ class Subscriber:
     session_id: UUID | None = None
     """Of a stream: it lasts, so somebody must ask whether its session does."""
 
+    @property
+    def hears_receipts(self) -> bool:
+        """Whether `delivered` reaches the user: then it need not be kept for later."""
+        return False
+
     def wake(self, kind: Kind) -> None:
         """Hear that there may be news of these kinds."""
         raise NotImplementedError
@@ -200,7 +205,7 @@ class Hub:
 
     def is_streaming(self, user_id: UUID) -> bool:
         """Tell whether the user has a stream here, which can be told of deliveries."""
-        return any(each.session_id for each in self._subscriptions.get(user_id, ()))
+        return any(each.hears_receipts for each in self._subscriptions.get(user_id, ()))
 
     def delivered(self, user_id: UUID, message_ids: list[UUID]) -> None:
         """Tell the user's streams that these messages, which the user sent, were acknowledged."""

@@ -240,6 +240,7 @@ class Socket(WebSocket):
         if self._ending is not None:
             return
         self._ending = code
+        self._stream.stop()
         self.hold()
         self._close_if_idle()
 
@@ -251,6 +252,7 @@ class Socket(WebSocket):
         """Count the close, by code if it is the router's own: clients can invent codes."""
         if self.closed_with is None:
             STREAM_CLOSES.labels(str(code) if code in frames.COUNTED else "other").inc()
+        self._stream.stop()
         super().close(code, reason)
 
     def shutdown(self) -> None:

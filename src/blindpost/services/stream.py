@@ -85,6 +85,10 @@ class Stream(Subscriber):
         """Begin to read; nothing comes before."""
         self.wake(ALL)
 
+    def stop(self) -> None:
+        """Give the sink nothing more; the place is held until `close`."""
+        self._is_over = True
+
     def close(self) -> None:
         self._is_over = True
         if self._reader is not None:
@@ -93,6 +97,10 @@ class Stream(Subscriber):
 
     # What the hub tells
 
+    @property
+    def hears_receipts(self) -> bool:
+        return not (self._is_over or self._sink.is_paused)
+
     def wake(self, kind: Kind) -> None:
         self._news |= kind
         # Messages alone cannot be read while the window is full: every one that comes would ask in vain.
@@ -100,6 +108,8 @@ class Stream(Subscriber):
             self._read_on()
 
     def hand_over(self, row: MessageRow) -> None:
+        if self._is_over:
+            return
         if self._news or self._reader is not None or not self._has_room or self._sink.is_paused:
             self.wake(Kind.MESSAGES)
         elif row.id not in self._given:
@@ -147,7 +157,7 @@ class Stream(Subscriber):
     async def _read(self) -> None:
         """Read until nothing is new, or the client must first acknowledge or take what it has."""
         try:
-            while self._news and not self._sink.is_paused:
+            while self._news and not (self._is_over or self._sink.is_paused):
                 if self._hub.is_closing:
                     raise ShuttingDown
                 news, self._news = self._news, Kind(0)
