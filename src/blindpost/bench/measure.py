@@ -285,17 +285,17 @@ async def idle_streams(router: Process, pairs: list[Pair], count: int) -> Idle:
     """Open many WebSockets, several for each recipient, and see what they take."""
     wires: list[StreamWire] = []
 
-    async def open_some(number: int) -> None:
-        for start in range(0, number, OPEN_AT_ONCE):
-            some = range(start, min(start + OPEN_AT_ONCE, number))
+    async def open_up_to(number: int) -> None:
+        while len(wires) < number:
+            some = range(len(wires), min(len(wires) + OPEN_AT_ONCE, number))
             signs = [pairs[index % len(pairs)].recipient for index in some]
             wires.extend(await asyncio.gather(*(StreamWire.open(router.origin, sign, _ignore) for sign in signs)))
 
     try:
-        await open_some(OPEN_AT_ONCE)  # what is made once, at the first
+        await open_up_to(OPEN_AT_ONCE)  # what is made once, at the first
         before = resident_kib(router.pid)
-        await open_some(count)
-        return Idle(count, (resident_kib(router.pid) - before) / count)
+        await open_up_to(count)
+        return Idle(count, (resident_kib(router.pid) - before) / (count - OPEN_AT_ONCE))
     finally:
         for wire in wires:
             wire.close()
