@@ -346,7 +346,7 @@ async def stored(cramped: Postgres, alice: Person) -> set[str]:
             cramped.start()
         with suppress(asyncpg.PostgresError, OSError):
             async with connected(cramped.url) as connection:
-                rows = await connection.fetch("SELECT client_message_id FROM messages WHERE sender_id = $1", alice.id)
+                rows = await connection.fetch("SELECT client_message_id FROM traces WHERE sender_id = $1", alice.id)
                 stored.update(str(row[0]) for row in rows)
                 return True
         return False

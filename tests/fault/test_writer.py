@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -14,9 +14,10 @@ import pytest
 from blindpost.app import Running
 from blindpost.core.embedded import StoreUrls
 from blindpost.core.writer import MessageWriter
+from blindpost.protocol import transcripts
 from fault.nodes import Node, Relay, node
 from fault.servers import Handmade, connected, eventually, fresh_database
-from support import Person, contacts, person, running_in_thread, settings_for
+from support import Person, contacts, person, running_in_thread, settings_for, sign
 
 if TYPE_CHECKING:
     import asyncpg
@@ -48,7 +49,7 @@ async def watching(urls: StoreUrls) -> AsyncIterator["asyncpg.Connection[Any]"]:
 async def stored_by(urls: StoreUrls, sender: Person) -> list[Any]:
     """Return the client's ids of all that is stored of a sender, in order."""
     async with watching(urls) as connection:
-        rows = await connection.fetch("SELECT client_message_id FROM messages WHERE sender_id = $1", sender.id)
+        rows = await connection.fetch("SELECT client_message_id FROM traces WHERE sender_id = $1", sender.id)
     return sorted(str(row[0]) for row in rows)
 
 
@@ -65,6 +66,25 @@ async def a_flush_waits(urls: StoreUrls) -> None:
             return bool(await connection.fetchval(count))
 
         await eventually(one_waits, what="a flush that waits")
+
+
+async def a_deletion_waits(urls: StoreUrls) -> None:
+    """Wait until the deletion of an account waits for a lock."""
+    count = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event_type = 'Lock' AND query ~ 'DELETE FROM users'"
+    )
+    async with watching(urls) as connection:
+
+        async def one_waits() -> bool:
+            return bool(await connection.fetchval(count))
+
+        await eventually(one_waits, what="a deletion that waits")
+
+
+async def delete(someone: Person) -> httpx.Response:
+    signature = sign(someone.ecdsa, transcripts.delete_account(UUID(someone.id)))
+    return await someone.call("DELETE", "/auth/me", {"signature": signature})
 
 
 async def attempt(sender: Person, recipient: Person, message_id: str) -> bool:
@@ -318,3 +338,60 @@ async def test_sixty_four_senders_who_come_while_one_flush_runs_share_the_next_t
         assert {answer.status_code for answer in await asyncio.gather(first, *rest)} == {201}
         written = await other.fetch("SELECT count(*) FROM messages GROUP BY xmin::text ORDER BY 1")
     assert [row[0] for row in written] == [1, 64]
+
+
+# Deletion of an account, for which no foreign key stands guard
+
+
+async def remains_of(urls: StoreUrls, someone: Person) -> int:
+    async with watching(urls) as connection:
+        return int(
+            await connection.fetchval(
+                "SELECT (SELECT count(*) FROM messages WHERE $1 IN (sender_id, recipient_id))"
+                " + (SELECT count(*) FROM traces WHERE sender_id = $1)"
+                " + (SELECT count(*) FROM receipts WHERE sender_id = $1)"
+                " + (SELECT count(*) FROM traces t WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = t.sender_id))",
+                UUID(someone.id),
+            )
+        )
+
+
+@pytest.mark.parametrize("require_contact", [True, False])
+@pytest.mark.parametrize("who", ["sender", "recipient"])
+async def test_a_message_that_is_being_stored_while_an_account_is_deleted_is_deleted_with_it(
+    own_database: StoreUrls, tmp_path: Path, who: str, *, require_contact: bool
+) -> None:
+    settings = settings_for(own_database, tmp_path, require_contact=require_contact)
+    with running_in_thread(settings) as router:
+        async with client(router.origin) as http, watching(own_database) as other:
+            alice, bob = await contacts(http)
+            leaving = alice if who == "sender" else bob
+            message_id = uuid4()
+            transaction = other.transaction()
+            await transaction.start()
+            # The flush has seen that the two are contacts, and waits to see whether it is a repeat.
+            await other.execute("INSERT INTO traces VALUES (uuidv7(), $1, $2)", UUID(alice.id), message_id)
+            sending = asyncio.create_task(alice.send(bob, client_message_id=str(message_id)))
+            await a_flush_waits(own_database)
+            deleting = asyncio.create_task(delete(leaving))
+            await a_deletion_waits(own_database)
+            await transaction.rollback()
+            assert (await sending).status_code == 201
+            assert (await deleting).status_code == 200
+            assert await remains_of(own_database, leaving) == 0
+
+
+@pytest.mark.parametrize("require_contact", [True, False])
+async def test_a_message_to_an_account_whose_deletion_is_not_committed_yet_is_refused_when_it_is(
+    own_database: StoreUrls, tmp_path: Path, *, require_contact: bool
+) -> None:
+    with running_in_thread(settings_for(own_database, tmp_path, require_contact=require_contact)) as router:
+        async with client(router.origin) as http, watching(own_database) as other:
+            alice, bob = await contacts(http)
+            async with other.transaction():
+                await other.execute("DELETE FROM users WHERE id = $1", UUID(bob.id))
+                sending = asyncio.create_task(alice.send(bob))
+                await a_flush_waits(own_database)
+            assert (await sending).json()["code"] == "not_a_contact"
+            assert await remains_of(own_database, bob) == 0
+            assert await stored_by(own_database, alice) == []

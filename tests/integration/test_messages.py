@@ -196,7 +196,7 @@ async def test_of_many_repeats_at_once_one_is_stored(
     answers = await asyncio.gather(*(each.send(bob, client_message_id=str(client_id)) for each in both))
     assert len({answer.content for answer in answers}) == 1
     assert await ids_waiting(bob) == [success(answers[0], 201)["id"]]
-    sql = "SELECT count(*) FROM messages WHERE client_message_id = $1"
+    sql = "SELECT count(*) FROM traces WHERE client_message_id = $1"
     assert await database.fetchval(sql, client_id) == 1
 
 
@@ -326,11 +326,14 @@ async def test_a_delivered_message_leaves_neither_ciphertext_nor_recipient(
     alice, bob = await contacts(http)
     sent = await sent_id(alice, bob, client_message_id=str(uuid4()))
     await ack(bob, sent)
-    row = await database.fetchrow("SELECT * FROM messages WHERE id = $1", UUID(sent))
-    assert row is not None
-    assert row["message"] is None
-    assert row["recipient_id"] is None
-    assert UUID(bob.id) not in row.values()
+    assert await database.fetchrow("SELECT FROM messages WHERE id = $1", UUID(sent)) is None
+    for row in [
+        await database.fetchrow("SELECT * FROM traces WHERE id = $1", UUID(sent)),
+        await database.fetchrow("SELECT * FROM receipts WHERE message_id = $1", UUID(sent)),
+    ]:
+        assert row is not None
+        assert UUID(bob.id) not in row.values()
+        assert not any(isinstance(value, bytes) for value in row.values())
 
 
 async def test_a_foreign_message_cannot_be_acknowledged_and_looks_like_an_unknown_one(http: httpx.AsyncClient) -> None:

@@ -58,7 +58,6 @@ class MessageRow(NamedTuple):
     recipient_id: UUID
     message: bytes
     timestamp: datetime
-    is_delivered: bool
 
 
 class Subscriber:

@@ -24,9 +24,11 @@ PRIVILEGES: Final[Mapping[str, tuple[str, ...]]] = {
     # A name is claimed for ever.
     "names": (SELECT, INSERT),
     "pseudonym_keys": (SELECT, INSERT, DELETE),
+    "receipts": (SELECT, INSERT, UPDATE, DELETE),
     "retired_ecdh_keys": (SELECT, INSERT),
     "sessions": (SELECT, INSERT, UPDATE, DELETE),
     "token_keys": (SELECT, INSERT, UPDATE, DELETE),
+    "traces": (SELECT, INSERT, UPDATE, DELETE),
     "users": (SELECT, INSERT, UPDATE, DELETE),
 }
 """Rows that go with their user need no right here: PostgreSQL deletes them in the name of the tables' owner."""

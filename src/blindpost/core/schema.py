@@ -6,7 +6,6 @@ and be mistaken for them.
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     CheckConstraint,
     Column,
     Date,
@@ -36,8 +35,8 @@ ASCII_ORDER = "C"
 NOW = func.now()
 
 
-def _user(name: str, *, nullable: bool = False) -> Column[object]:
-    return Column(name, Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=nullable)
+def _user(name: str) -> Column[object]:
+    return Column(name, Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False)
 
 
 def _time(name: str) -> Column[object]:
@@ -124,24 +123,34 @@ messages = Table(
     "messages",
     metadata,
     Column("id", Uuid, primary_key=True, server_default=text("uuidv7()")),
-    _user("sender_id"),
-    _user("recipient_id", nullable=True),
-    Column("message", LargeBinary),
+    Column("sender_id", Uuid, nullable=False),
+    Column("recipient_id", Uuid, nullable=False),
+    _time("timestamp"),
+    Column("message", LargeBinary, nullable=False),
+    CheckConstraint("octet_length(message) BETWEEN 1 AND 65536", name="size"),
+    Index("messages_inbox_idx", "recipient_id", "id"),
+)
+"""What waits. An acknowledgement deletes the row: neither ciphertext nor recipient stays. There are no foreign keys,
+which cost as much as all the rest of storing: the writer locks what lets the two write to each other."""
+
+traces = Table(
+    "traces",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("sender_id", Uuid, nullable=False),
     Column("client_message_id", Uuid),
     _time("timestamp"),
-    Column("is_delivered", Boolean, nullable=False, server_default=text("false")),
-    Column("receipt_due", Boolean, nullable=False, server_default=text("false")),
-    # A delivered message keeps neither its ciphertext nor whom it was for.
-    CheckConstraint(
-        "CASE WHEN is_delivered THEN message IS NULL AND recipient_id IS NULL"
-        " ELSE message IS NOT NULL AND recipient_id IS NOT NULL AND NOT receipt_due END",
-        name="erased",
-    ),
-    CheckConstraint("octet_length(message) BETWEEN 1 AND 65536", name="size"),
-    Index("messages_sender_client_key", "sender_id", "client_message_id", unique=True),
-    Index("messages_inbox_idx", "recipient_id", "id", postgresql_where=text("recipient_id IS NOT NULL")),
-    Index("messages_receipt_idx", "sender_id", postgresql_where=text("receipt_due")),
+    Index("traces_sender_client_key", "sender_id", "client_message_id", unique=True),
 )
+"""What is remembered of every message for the retry window: a repeat is answered from it, and stored once."""
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("sender_id", Uuid, primary_key=True, autoincrement=False),
+    Column("message_id", Uuid, primary_key=True, autoincrement=False),
+)
+"""Deliveries that the sender was not told of."""
 
 token_keys = Table(
     "token_keys",

@@ -8,7 +8,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -51,57 +51,68 @@ class Ack(NamedTuple):
 # Ids are drawn in the order of arrival (the CTE is materialised), so that a reader who sorts by id sees one
 # sender's messages in the order in which they were sent. The hint to the recipients rides in the same commit, and
 # leads with the node: its own hub passes over it, and any other looks for a user with that id, of whom there is none.
-_INSERT = f"""
+# What lets the two write to each other is locked until the commit: an account that is deleted meanwhile waits for it,
+# and then finds the message; one whose deletion came first is found gone.
+_INSERT: Final = """
 WITH input AS MATERIALIZED (
     SELECT n, uuidv7() AS id, sender_id, recipient_id, message, client_message_id
     FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::uuid[])
         WITH ORDINALITY AS t (sender_id, recipient_id, message, client_message_id, n)
-), stored AS (
-    INSERT INTO messages (id, sender_id, recipient_id, message, client_message_id)
-    SELECT id, sender_id, recipient_id, message, client_message_id FROM input
-    WHERE CASE WHEN $5 THEN EXISTS (
-        SELECT FROM contact_requests c
-        WHERE LEAST(c.sender_id, c.receiver_id) = LEAST(input.sender_id, input.recipient_id)
-        AND GREATEST(c.sender_id, c.receiver_id) = GREATEST(input.sender_id, input.recipient_id)
-        AND c.status = 'accepted'
-    ) ELSE EXISTS (SELECT FROM users u WHERE u.id = input.recipient_id) END
+), traced AS (
+    INSERT INTO traces (id, sender_id, client_message_id)
+    SELECT id, sender_id, client_message_id FROM input
+    WHERE {rule}
     ORDER BY n
     ON CONFLICT (sender_id, client_message_id) DO NOTHING
+    RETURNING id, timestamp
+), stored AS (
+    INSERT INTO messages (id, sender_id, recipient_id, timestamp, message)
+    SELECT id, sender_id, recipient_id, timestamp, message FROM input JOIN traced USING (id)
     RETURNING id, recipient_id, timestamp
 ), woken AS MATERIALIZED (
-    SELECT count(pg_notify('{CHANNEL}', payload)) AS count FROM (
-        SELECT 'm' || $6 || string_agg(hex, '') AS payload FROM (
-            SELECT hex, (row_number() OVER () - 1) / {NOTIFY_IDS_MAX} AS part
+    SELECT count(pg_notify('{channel}', payload)) AS count FROM (
+        SELECT 'm' || $5 || string_agg(hex, '') AS payload FROM (
+            SELECT hex, (row_number() OVER () - 1) / {ids_max} AS part
             FROM (SELECT DISTINCT replace(recipient_id::text, '-', '') AS hex FROM stored) AS recipients
         ) AS parts GROUP BY part
     ) AS payloads
 )
 SELECT stored.id, stored.timestamp, (SELECT count FROM woken) AS woken
 FROM input LEFT JOIN stored USING (id) ORDER BY n
-"""  # noqa: S608 - constants of this program
+"""
+_CONTACT: Final = """EXISTS (
+        SELECT FROM contact_requests c
+        WHERE LEAST(c.sender_id, c.receiver_id) = LEAST(input.sender_id, input.recipient_id)
+        AND GREATEST(c.sender_id, c.receiver_id) = GREATEST(input.sender_id, input.recipient_id)
+        AND c.status = 'accepted' FOR KEY SHARE
+    )"""
+_ANYBODY: Final = """EXISTS (SELECT FROM users u WHERE u.id = input.recipient_id FOR KEY SHARE)
+    AND EXISTS (SELECT FROM users u WHERE u.id = input.sender_id FOR KEY SHARE)"""
 
-_FIND = """
+_FIND: Final = """
 SELECT m.id, m.timestamp
 FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS t (sender_id, client_message_id, n)
-LEFT JOIN messages m USING (sender_id, client_message_id) ORDER BY n
+LEFT JOIN traces m USING (sender_id, client_message_id) ORDER BY n
 """
 
-_ACK = f"""
+_ACK: Final = f"""
 WITH acked AS (
-    UPDATE messages m SET message = NULL, recipient_id = NULL, is_delivered = true,
-        receipt_due = m.sender_id <> ALL($3::uuid[])
-    FROM unnest($1::uuid[], $2::uuid[]) AS a (id, recipient_id)
+    DELETE FROM messages m USING unnest($1::uuid[], $2::uuid[]) AS a (id, recipient_id)
     WHERE m.id = a.id AND m.recipient_id = a.recipient_id
-    RETURNING m.id, m.sender_id, a.recipient_id, m.receipt_due
+    RETURNING m.id, m.sender_id, m.recipient_id
+), due AS (
+    INSERT INTO receipts (sender_id, message_id) SELECT sender_id, id FROM acked WHERE sender_id <> ALL($3::uuid[])
+    RETURNING sender_id
 ), woken AS MATERIALIZED (
     SELECT count(pg_notify('{CHANNEL}', payload)) AS count FROM (
         SELECT 'r' || string_agg(hex, '') AS payload FROM (
             SELECT hex, (row_number() OVER () - 1) / {NOTIFY_IDS_MAX} AS part
-            FROM (SELECT DISTINCT replace(sender_id::text, '-', '') AS hex FROM acked WHERE receipt_due) AS senders
+            FROM (SELECT DISTINCT replace(sender_id::text, '-', '') AS hex FROM due) AS senders
         ) AS parts GROUP BY part
     ) AS payloads
 )
-SELECT id, sender_id, recipient_id, receipt_due, (SELECT count FROM woken) AS woken FROM acked
+SELECT id, sender_id, recipient_id, sender_id <> ALL($3::uuid[]) AS is_due, (SELECT count FROM woken) AS woken
+FROM acked
 """  # noqa: S608 - constants of this program
 
 
@@ -148,7 +159,8 @@ class MessageWriter:
 
     def __init__(self, database: Database, hub: Hub, *, require_contact: bool) -> None:
         self._hub = hub
-        self._require_contact = require_contact
+        rule = _CONTACT if require_contact else _ANYBODY
+        self._insert_statement = _INSERT.format(rule=rule, channel=CHANNEL, ids_max=NOTIFY_IDS_MAX)
         self._sends = _Flusher(database)
         self._acks = _Flusher(database)
         self.sends: GroupCommit[NewMessage, Stored] = GroupCommit(self._flush_sends)
@@ -195,7 +207,7 @@ class MessageWriter:
 
     async def _insert(self, batch: Sequence[NewMessage]) -> Sequence[Stored | Problem | None]:
         columns = [list(column) for column in zip(*batch, strict=True)]
-        rows = await self._sends.fetch(_INSERT, *columns, self._require_contact, self._hub.node_id.hex)
+        rows = await self._sends.fetch(self._insert_statement, *columns, self._hub.node_id.hex)
         return [
             None if message_id is None else self._stored(message, message_id, timestamp)
             for message, (message_id, timestamp, _) in zip(batch, rows, strict=True)
@@ -204,7 +216,7 @@ class MessageWriter:
     def _stored(self, message: NewMessage, message_id: UUID, timestamp: datetime) -> Stored:
         """Hand a message that is on disk to those who wait for it here."""
         sender_id, recipient_id, data, _ = message
-        self._hub.hand_over(MessageRow(message_id, sender_id, recipient_id, data, timestamp, is_delivered=False))
+        self._hub.hand_over(MessageRow(message_id, sender_id, recipient_id, data, timestamp))
         return Stored(message_id, timestamp)
 
     async def _resolve(
@@ -267,8 +279,6 @@ async def _each_alone_if_refused(
 
 
 def _refusal(error: asyncpg.PostgresError) -> Problem:
-    if isinstance(error, asyncpg.ForeignKeyViolationError):
-        return NotAContact()  # one of the two was deleted between the check and the insert
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.InsufficientResourcesError):
         return Unavailable()
     log_fault("writer_refused", error)

@@ -56,17 +56,10 @@ def message(row: MessageRow) -> bytes:
     return _newest.text
 
 
-def _message(
-    message_id: UUID,
-    sender_id: UUID,
-    recipient_id: UUID,
-    data: bytes,
-    timestamp: datetime,
-    is_delivered: bool,  # noqa: FBT001
-) -> bytes:
+def _message(message_id: UUID, sender_id: UUID, recipient_id: UUID, data: bytes, timestamp: datetime) -> bytes:
     return (
         f'{{"type":"message","id":"{message_id}","sender_id":"{sender_id}","recipient_id":"{recipient_id}",'
-        f'"message":"{b64encode(data)}","timestamp":"{_time(timestamp)}","is_delivered":{json.dumps(is_delivered)}}}'
+        f'"message":"{b64encode(data)}","timestamp":"{_time(timestamp)}","is_delivered":false}}'
     ).encode("ascii")
 
 

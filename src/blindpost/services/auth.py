@@ -329,6 +329,7 @@ class AuthService:
             told = await self._lock_unchanged(tx, user, accepted_only=False)
             await self._cache.remember_ended(each.id for each in await users.sessions_of(tx, caller.user_id))
             await users.remove(tx, caller.user_id)
+            await messages.remove_all_of(tx, caller.user_id)
             await _tell(tx, told, payloads(Kind.SESSIONS, [caller.user_id]))
         self._audit.note(Event.ACCOUNT_DELETED, subject=str(caller.user_id))
 

@@ -40,17 +40,9 @@ CREATE TABLE public.contact_requests (
 CREATE TABLE public.messages (
     id uuid DEFAULT uuidv7() NOT NULL,
     sender_id uuid NOT NULL,
-    recipient_id uuid,
-    message bytea,
-    client_message_id uuid,
+    recipient_id uuid NOT NULL,
     "timestamp" timestamp with time zone DEFAULT now() NOT NULL,
-    is_delivered boolean DEFAULT false NOT NULL,
-    receipt_due boolean DEFAULT false NOT NULL,
-    CONSTRAINT messages_erased_check CHECK (
-CASE
-    WHEN is_delivered THEN ((message IS NULL) AND (recipient_id IS NULL))
-    ELSE ((message IS NOT NULL) AND (recipient_id IS NOT NULL) AND (NOT receipt_due))
-END),
+    message bytea NOT NULL,
     CONSTRAINT messages_size_check CHECK (((octet_length(message) >= 1) AND (octet_length(message) <= 65536)))
 );
 ALTER TABLE ONLY public.messages ALTER COLUMN message SET STORAGE EXTERNAL;
@@ -62,6 +54,10 @@ CREATE TABLE public.pseudonym_keys (
     day date NOT NULL,
     key bytea NOT NULL,
     CONSTRAINT pseudonym_keys_key_length_check CHECK ((octet_length(key) = 32))
+);
+CREATE TABLE public.receipts (
+    sender_id uuid NOT NULL,
+    message_id uuid NOT NULL
 );
 CREATE TABLE public.retired_ecdh_keys (
     user_id uuid NOT NULL,
@@ -79,6 +75,12 @@ CREATE TABLE public.token_keys (
     public_key bytea NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     retires_at timestamp with time zone
+);
+CREATE TABLE public.traces (
+    id uuid NOT NULL,
+    sender_id uuid NOT NULL,
+    client_message_id uuid,
+    "timestamp" timestamp with time zone DEFAULT now() NOT NULL
 );
 CREATE TABLE public.users (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -106,12 +108,16 @@ ALTER TABLE ONLY public.names
     ADD CONSTRAINT names_pkey PRIMARY KEY (name_key);
 ALTER TABLE ONLY public.pseudonym_keys
     ADD CONSTRAINT pseudonym_keys_pkey PRIMARY KEY (day);
+ALTER TABLE ONLY public.receipts
+    ADD CONSTRAINT receipts_pkey PRIMARY KEY (sender_id, message_id);
 ALTER TABLE ONLY public.retired_ecdh_keys
     ADD CONSTRAINT retired_ecdh_keys_pkey PRIMARY KEY (user_id, fingerprint);
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.token_keys
     ADD CONSTRAINT token_keys_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.traces
+    ADD CONSTRAINT traces_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_name_key_key UNIQUE (name_key);
 ALTER TABLE ONLY public.users
@@ -119,20 +125,15 @@ ALTER TABLE ONLY public.users
 CREATE UNIQUE INDEX contact_requests_pair_key ON public.contact_requests USING btree (LEAST(sender_id, receiver_id), GREATEST(sender_id, receiver_id));
 CREATE INDEX contact_requests_receiver_id_idx ON public.contact_requests USING btree (receiver_id);
 CREATE INDEX contact_requests_sender_id_idx ON public.contact_requests USING btree (sender_id);
-CREATE INDEX messages_inbox_idx ON public.messages USING btree (recipient_id, id) WHERE (recipient_id IS NOT NULL);
-CREATE INDEX messages_receipt_idx ON public.messages USING btree (sender_id) WHERE receipt_due;
-CREATE UNIQUE INDEX messages_sender_client_key ON public.messages USING btree (sender_id, client_message_id);
+CREATE INDEX messages_inbox_idx ON public.messages USING btree (recipient_id, id);
 CREATE INDEX sessions_user_id_idx ON public.sessions USING btree (user_id);
+CREATE UNIQUE INDEX traces_sender_client_key ON public.traces USING btree (sender_id, client_message_id);
 CREATE TRIGGER audit_rows BEFORE DELETE OR UPDATE ON public.audit FOR EACH ROW EXECUTE FUNCTION public.audit_is_append_only();
 CREATE TRIGGER audit_table BEFORE TRUNCATE ON public.audit FOR EACH STATEMENT EXECUTE FUNCTION public.audit_is_append_only();
 ALTER TABLE ONLY public.contact_requests
     ADD CONSTRAINT contact_requests_receiver_id_fkey FOREIGN KEY (receiver_id) REFERENCES public.users(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.contact_requests
     ADD CONSTRAINT contact_requests_sender_id_fkey FOREIGN KEY (sender_id) REFERENCES public.users(id) ON DELETE CASCADE;
-ALTER TABLE ONLY public.messages
-    ADD CONSTRAINT messages_recipient_id_fkey FOREIGN KEY (recipient_id) REFERENCES public.users(id) ON DELETE CASCADE;
-ALTER TABLE ONLY public.messages
-    ADD CONSTRAINT messages_sender_id_fkey FOREIGN KEY (sender_id) REFERENCES public.users(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.retired_ecdh_keys
     ADD CONSTRAINT retired_ecdh_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.sessions

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from blindpost.core.hub import CHANNEL, MessageRow
-from blindpost.core.schema import messages, sessions, users
+from blindpost.core.schema import messages, receipts, sessions, traces, users
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
 STREAM_PAGE_BYTES: Final = 256 * 1024
@@ -74,7 +74,7 @@ def _inbox_statement(*, is_page_of_stream: bool = False) -> Select[Any]:
 
 
 def _news_statement() -> Select[bool, bool]:
-    due = exists().where(messages.c.sender_id == bindparam("user_id"), messages.c.receipt_due)
+    due = exists().where(receipts.c.sender_id == bindparam("user_id"))
     told = sessions.join(users, users.c.id == sessions.c.user_id)
     statement = select(due, users.c.contacts_version > sessions.c.contacts_seen).select_from(told)
     return statement.where(
@@ -164,14 +164,14 @@ async def take_receipts(tx: AsyncConnection, user_id: UUID, limit: int) -> list[
     Two polls of one user must not wait for each other, nor be told the same twice: locked rows are passed over.
     """
     due = (
-        select(messages.c.id)
-        .where(messages.c.sender_id == user_id, messages.c.receipt_due)
-        .order_by(messages.c.id)
+        select(receipts.c.message_id)
+        .where(receipts.c.sender_id == user_id)
+        .order_by(receipts.c.message_id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    statement = update(messages).where(messages.c.id.in_(due)).values(receipt_due=False).returning(messages.c.id)
-    return sorted((await tx.execute(statement)).scalars())
+    statement = delete(receipts).where(receipts.c.sender_id == user_id, receipts.c.message_id.in_(due))
+    return sorted((await tx.execute(statement.returning(receipts.c.message_id))).scalars())
 
 
 async def take_contacts_changed(tx: AsyncConnection, user_id: UUID, session_id: UUID) -> bool:
@@ -202,8 +202,8 @@ async def waiting(tx: AsyncConnection, sender_id: UUID, recipient_id: UUID, *, r
 
 async def stored(tx: AsyncConnection, sender_id: UUID, client_message_id: UUID) -> tuple[UUID, datetime] | None:
     """Find what a sender stored under an id of their own."""
-    statement = select(messages.c.id, messages.c.timestamp).where(
-        messages.c.sender_id == sender_id, messages.c.client_message_id == client_message_id
+    statement = select(traces.c.id, traces.c.timestamp).where(
+        traces.c.sender_id == sender_id, traces.c.client_message_id == client_message_id
     )
     row = (await tx.execute(statement)).first()
     return (row.id, row.timestamp) if row else None
@@ -214,7 +214,7 @@ async def with_news(tx: AsyncConnection, user_ids: Iterable[UUID]) -> list[UUID]
     ids = _any_of(user_ids)
     statement: CompoundSelect[Any] = union(
         select(messages.c.recipient_id).where(messages.c.recipient_id == ids),
-        select(messages.c.sender_id).where(messages.c.receipt_due, messages.c.sender_id == ids),
+        select(receipts.c.sender_id).where(receipts.c.sender_id == ids),
         select(users.c.id).where(users.c.id == ids, users.c.contacts_version > users.c.contacts_told),
     )
     return list((await tx.execute(statement)).scalars())
@@ -226,8 +226,10 @@ def _any_of(ids: Iterable[UUID]) -> ColumnElement[Any]:
 
 async def statuses(tx: AsyncConnection, sender_id: UUID, ids: Iterable[UUID]) -> dict[UUID, bool]:
     """Tell for each id that is the sender's whether it was delivered."""
-    statement = select(messages.c.id, messages.c.is_delivered).where(
-        messages.c.sender_id == sender_id, messages.c.id.in_(list(ids))
+    statement = (
+        select(traces.c.id, messages.c.id.is_(None))
+        .select_from(traces.outerjoin(messages, messages.c.id == traces.c.id))
+        .where(traces.c.sender_id == sender_id, traces.c.id.in_(list(ids)))
     )
     return {row[0]: row[1] for row in await tx.execute(statement)}
 
@@ -238,16 +240,36 @@ async def purge_delivered(tx: AsyncConnection, older_than_s: int, limit: int) ->
     Their ids hold the time of sending (UUIDv7), and the primary key its order: no other index is needed.
     """
     old = (
-        select(messages.c.id)
+        select(traces.c.id)
         .where(
-            messages.c.is_delivered,
-            messages.c.timestamp < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than_s),
+            traces.c.timestamp < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than_s),
+            ~exists().where(messages.c.id == traces.c.id),
         )
-        .order_by(messages.c.id)
+        .order_by(traces.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return (await tx.execute(delete(messages).where(messages.c.id.in_(old)))).rowcount
+    return await _forget(tx, traces.c.id.in_(old))
+
+
+async def remove_all_of(tx: AsyncConnection, user_id: UUID) -> None:
+    """Delete what a user sent and what waits for them.
+
+    After the user's own row, and their contacts', in the same transaction: only then is all here that the writer took.
+    """
+    waiting = delete(messages).where(messages.c.recipient_id == user_id).returning(messages.c.id)
+    await _forget(tx, traces.c.id.in_(select(waiting.cte("waiting").c.id)))
+    mine = delete(traces).where(traces.c.sender_id == user_id).returning(traces.c.id).cte("mine")
+    await tx.execute(delete(messages).where(messages.c.id.in_(select(mine.c.id))))
+    await tx.execute(delete(receipts).where(receipts.c.sender_id == user_id))
+
+
+async def _forget(tx: AsyncConnection, which: ColumnElement[bool]) -> int:
+    """Delete traces, and the receipts that nobody was told of; returns how many traces."""
+    gone = delete(traces).where(which).returning(traces.c.sender_id, traces.c.id).cte("gone")
+    told = delete(receipts).where(receipts.c.sender_id == gone.c.sender_id, receipts.c.message_id == gone.c.id)
+    statement = select(func.count()).select_from(gone).add_cte(told.cte("told"))
+    return (await tx.execute(statement)).scalar_one()
 
 
 async def notify(tx: AsyncConnection, payloads: Iterable[str]) -> None:

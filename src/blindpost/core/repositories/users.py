@@ -141,7 +141,7 @@ async def is_retired_ecdh_key(tx: AsyncConnection, user_id: UUID, key: bytes) ->
 
 
 async def remove(tx: AsyncConnection, user_id: UUID) -> None:
-    """Delete a user and, by cascade, everything of theirs. The claim on the name stays."""
+    """Delete a user and, by cascade, everything of theirs but messages. The claim on the name stays."""
     await tx.execute(delete(users).where(users.c.id == user_id))
 
 
