@@ -75,7 +75,7 @@ async def test_kill_9_of_a_node_with_streams_open_loses_and_doubles_nothing(
             async with socket(alice, second.origin) as ws, socket(bob, second.origin) as other:
                 await asyncio.gather(send_all(ws, bob, wanted), take_all(other, seen, MESSAGES))
     async with connected(str(own_database.database_url)) as database:
-        rows = await database.fetch("SELECT id FROM messages WHERE sender_id = $1", alice.id)
+        rows = await database.fetch("SELECT id FROM traces WHERE sender_id = $1", alice.id)
     assert len(rows) == MESSAGES
     assert {str(row["id"]) for row in rows} == set(seen)
 

@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 
 from blindpost.core.group_commit import GroupCommit
+from blindpost.core.ids import uuid_of
 from blindpost.errors import ConfigurationError, InvalidProof, StartError, Unavailable
 from blindpost.protocol import dpop
 
@@ -171,7 +172,7 @@ class Cache:
         if owner is None:
             return None
         ids = _masked(owner, ticket)
-        return UUID(bytes=ids[:16]), UUID(bytes=ids[16:])
+        return uuid_of(ids[:16].hex()), uuid_of(ids[16:].hex())
 
     async def session_is_open(self, session_id: UUID, user_id: UUID) -> bool | None:
         """Tell what is remembered of a session: open and this user's, not so, or nothing."""

@@ -9,7 +9,7 @@ notification, which leads with this node's id, is passed over.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import Flag, auto
@@ -58,6 +58,8 @@ class MessageRow(NamedTuple):
     recipient_id: UUID
     message: bytes
     timestamp: datetime
+    text: str | None = None
+    """The message in base64, if it was there already."""
 
 
 class Subscriber:
@@ -81,7 +83,7 @@ class Subscriber:
         del row
         self.wake(Kind.MESSAGES)
 
-    def acknowledged(self, message_ids: Iterable[UUID]) -> None:
+    def acknowledged(self, message_ids: Collection[UUID]) -> None:
         """Hear that messages of the user's are erased."""
 
     def delivered(self, message_ids: list[UUID]) -> None:
@@ -197,7 +199,7 @@ class Hub:
             for each in tuple(self._subscriptions.get(user_id, ())):
                 each.wake(kind)
 
-    def acknowledged(self, user_id: UUID, message_ids: Iterable[UUID]) -> None:
+    def acknowledged(self, user_id: UUID, message_ids: Collection[UUID]) -> None:
         """Tell the user's streams that these messages are erased."""
         for each in tuple(self._subscriptions.get(user_id, ())):
             each.acknowledged(message_ids)

@@ -101,11 +101,12 @@ class Limiter:
         if not self._is_on:
             return True
         now = self._clock()
-        leases = [self._lease_of(limit, whom, now) for limit, whom in limits]
-        if any(lease.left <= 0 or now < lease.refused_until for lease in leases):
-            return False
+        leases = [self._leases.get((limit.purpose, *whom)) for limit, whom in limits]
         for lease in leases:
-            lease.left -= 1
+            if lease is None or lease.left <= 0 or now >= lease.ends or now < lease.refused_until:
+                return False
+        for lease in leases:
+            lease.left -= 1  # type: ignore[union-attr]
         return True
 
     def _lease_of(self, limit: Limit, whom: tuple[str, ...], now: float) -> _Lease:

@@ -95,7 +95,7 @@ class Taken:
     def __exit__(self, *_: object) -> None:
         self.settle()
 
-    def settle(self, *_: object) -> None:
+    def settle(self) -> None:
         for room in self._rooms:
             room.settle(self._size)
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from blindpost.core import token_key
 from blindpost.core.audit import Audit, Event
 from blindpost.core.database import Database
+from blindpost.core.ids import uuid_of
 from blindpost.core.repositories import token_keys
 from blindpost.core.token_key import TokenKey
 from blindpost.errors import NotAuthenticated, Unavailable
@@ -157,7 +158,7 @@ class Tokens:
                 options={"require": ["iss", "aud", "sub", "jti", "iat", "exp"]},
             )
             thumbprint = claims["cnf"]["jkt"] if "cnf" in claims else None
-            return Claims(UUID(claims["sub"]), UUID(claims["jti"]), int(claims["exp"]), thumbprint)
+            return Claims(uuid_of(claims["sub"]), uuid_of(claims["jti"]), int(claims["exp"]), thumbprint)
         except (jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise NotAuthenticated from error
 

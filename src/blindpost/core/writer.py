@@ -30,6 +30,8 @@ class NewMessage(NamedTuple):
     recipient_id: UUID
     message: bytes
     client_message_id: UUID | None
+    text: str | None = None
+    """The message in base64, where it came so: whoever is handed it here need not write it again."""
 
 
 class Stored(NamedTuple):
@@ -174,13 +176,13 @@ class MessageWriter:
         """Erase messages; returns those that were the caller's and still waiting."""
         return await self.acks.submit(ack)
 
-    def put(self, message: NewMessage) -> "asyncio.Future[Stored]":
-        """Store one message, in the order of these calls; raises Overloaded, ShuttingDown, the rest by the future."""
-        return self.sends.put(message)
+    def put(self, message: NewMessage, done: Callable[[Stored | Problem], None]) -> None:
+        """Store one message, in the order of these calls; raises Overloaded, ShuttingDown, `done` is told the rest."""
+        self.sends.put(message, done)
 
-    def put_ack(self, ack: Ack) -> "asyncio.Future[list[UUID]]":
+    def put_ack(self, ack: Ack, done: Callable[[list[UUID] | Problem], None]) -> None:
         """Erase messages; raises as `put`."""
-        return self.acks.put(ack)
+        self.acks.put(ack, done)
 
     async def run(self) -> None:
         try:
@@ -206,7 +208,7 @@ class MessageWriter:
         return await self._resolve(batch, rows)
 
     async def _insert(self, batch: Sequence[NewMessage]) -> Sequence[Stored | Problem | None]:
-        columns = [list(column) for column in zip(*batch, strict=True)]
+        *columns, _ = zip(*batch, strict=True)
         rows = await self._sends.fetch(self._insert_statement, *columns, self._hub.node_id.hex)
         return [
             None if message_id is None else self._stored(message, message_id, timestamp)
@@ -215,8 +217,8 @@ class MessageWriter:
 
     def _stored(self, message: NewMessage, message_id: UUID, timestamp: datetime) -> Stored:
         """Hand a message that is on disk to those who wait for it here."""
-        sender_id, recipient_id, data, _ = message
-        self._hub.hand_over(MessageRow(message_id, sender_id, recipient_id, data, timestamp))
+        sender_id, recipient_id, data, _, text = message
+        self._hub.hand_over(MessageRow(message_id, sender_id, recipient_id, data, timestamp, text))
         return Stored(message_id, timestamp)
 
     async def _resolve(
@@ -243,10 +245,10 @@ class MessageWriter:
         ids = [message_id for ack in batch for message_id in ack.message_ids]
         recipients = [ack.recipient_id for ack in batch for _ in ack.message_ids]
         told = [each for each in {each for ack in batch for each in ack.senders} if self._hub.is_streaming(each)]
-        erased = set()
+        erased: dict[UUID, UUID] = {}
         delivered: dict[UUID, list[UUID]] = defaultdict(list)
         for message_id, sender_id, recipient_id, is_due, _ in await self._acks.fetch(_ACK, ids, recipients, told):
-            erased.add((message_id, recipient_id))
+            erased[message_id] = recipient_id
             if not is_due:
                 delivered[sender_id].append(message_id)
         for sender_id, message_ids in delivered.items():
@@ -256,10 +258,11 @@ class MessageWriter:
         return [_claim(erased, ack) for ack in batch]
 
 
-def _claim(erased: set[tuple[UUID, UUID]], ack: Ack) -> list[UUID]:
+def _claim(erased: dict[UUID, UUID], ack: Ack) -> list[UUID]:
     """Take out of `erased` what this acknowledgement erased: one that comes twice in a batch finds it gone."""
-    mine = [message_id for message_id in dict.fromkeys(ack.message_ids) if (message_id, ack.recipient_id) in erased]
-    erased.difference_update((message_id, ack.recipient_id) for message_id in mine)
+    mine = [each for each in dict.fromkeys(ack.message_ids) if erased.get(each) == ack.recipient_id]
+    for message_id in mine:
+        del erased[message_id]
     return mine
 
 

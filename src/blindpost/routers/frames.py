@@ -1,20 +1,29 @@
-"""What streams say: the contract's objects as JSON text, the same for WebSockets and for Server-Sent Events.
+"""What streams say, and what is said to them: the contract's objects as JSON text.
 
-Written by hand where each message needs it: ids, times and base64 need no escape, and this takes a fifth of the time.
+Written and read by hand where each message needs it: ids, times and base64 need no escape, and this takes a fifth of
+the time. What is read by hand is JSON as everybody's library writes it; all else goes the strict and slow way.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from pydantic import ValidationError
+
 from blindpost.core.hub import MessageRow
+from blindpost.core.ids import uuid_of
 from blindpost.core.writer import Stored
-from blindpost.errors import NotAuthenticated, Problem, ShuttingDown
-from blindpost.protocol.encoding import b64encode
+from blindpost.errors import InvalidJson, InvalidRequest, NotAuthenticated, Problem, ShuttingDown
+from blindpost.protocol.encoding import b64decode, b64encode
+from blindpost.protocol.limits import MESSAGE_MAX_BYTES, PAGE_MAX
+from blindpost.routers.problems import invalid
+from blindpost.routers.strict import loads
 from blindpost.services.models.common import rfc3339
+from blindpost.services.models.stream import AckFrame, SendFrame
 
 CONTACT: Final = b'{"type":"contact"}'
 
@@ -33,6 +42,85 @@ REASONS: Final = {
     LATER: "unavailable",
 }
 COUNTED: Final = frozenset({*REASONS, 1000, 1002, 1003, 1007, 1009})
+
+
+class Send(NamedTuple):
+    """A message that a client sends."""
+
+    recipient_id: UUID
+    message: bytes
+    client_message_id: UUID
+    text: str | None = None
+    """The message in base64, if it is at hand."""
+
+
+class Unreadable(Exception):
+    """A frame that is refused. Without a problem, it is not even UTF-8."""
+
+    def __init__(self, problem: Problem | None, client_message_id: UUID | None = None) -> None:
+        self.problem = problem
+        self.client_message_id = client_message_id
+        super().__init__()
+
+
+_ID: Final = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_SEND: Final = re.compile(
+    rf'\{{"type": ?"send", ?"recipient_id": ?"({_ID})", ?"message": ?"([^"]+)", ?"client_message_id": ?"({_ID})"\}}'
+)
+_ACK: Final = re.compile(rf'\{{"type": ?"ack", ?"message_ids": ?\[("{_ID}"(?:, ?"{_ID}")*)\]\}}')
+_EACH_ID: Final = re.compile(_ID)
+
+
+def read(frame: bytes) -> Send | list[UUID]:
+    """Return what a client sends, or the ids that it acknowledges; raises Unreadable.
+
+    A frame in the usual form (3.6 µs where the strict way takes 19) has no escapes, no other members and no
+    whitespace but a space after colons and commas: whatever else JSON allows is left to the strict way, whose answer
+    for these is the same.
+    """
+    try:
+        text = frame.decode()
+    except UnicodeDecodeError:
+        raise Unreadable(None) from None
+    if (usual := _SEND.fullmatch(text)) is not None:
+        recipient_id, message, client_message_id = usual.groups()
+        try:
+            data = b64decode(message)
+        except ValueError:
+            return _read(frame)
+        if len(data) <= MESSAGE_MAX_BYTES:
+            return Send(uuid_of(recipient_id), data, uuid_of(client_message_id), message)
+    elif (usual := _ACK.fullmatch(text)) is not None:
+        ids = [uuid_of(each) for each in _EACH_ID.findall(usual[1])]
+        if len(ids) <= PAGE_MAX:
+            return ids
+    return _read(frame)
+
+
+def _read(frame: bytes) -> Send | list[UUID]:
+    """Read a frame as strictly as a body."""
+    try:
+        members = loads(frame)
+    except ValueError:
+        raise Unreadable(InvalidJson("A frame is a JSON object in UTF-8.")) from None
+    kind = members.get("type") if isinstance(members, dict) else None
+    try:
+        if kind == "send":
+            send = SendFrame.model_validate(members)
+            return Send(send.recipient_id, send.message, send.client_message_id)
+        if kind == "ack":
+            return AckFrame.model_validate(members).message_ids
+    except ValidationError as error:
+        problem = invalid(error.errors(include_url=False, include_context=False))
+        raise Unreadable(problem, _client_message_id(members)) from None
+    raise Unreadable(InvalidRequest("type: must be send or ack."))
+
+
+def _client_message_id(members: dict[str, Any]) -> UUID | None:
+    try:
+        return UUID(members.get("client_message_id"))
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 class _Newest:
@@ -56,10 +144,12 @@ def message(row: MessageRow) -> bytes:
     return _newest.text
 
 
-def _message(message_id: UUID, sender_id: UUID, recipient_id: UUID, data: bytes, timestamp: datetime) -> bytes:
+def _message(
+    message_id: UUID, sender_id: UUID, recipient_id: UUID, data: bytes, timestamp: datetime, text: str | None
+) -> bytes:
     return (
         f'{{"type":"message","id":"{message_id}","sender_id":"{sender_id}","recipient_id":"{recipient_id}",'
-        f'"message":"{b64encode(data)}","timestamp":"{_time(timestamp)}","is_delivered":false}}'
+        f'"message":"{text or b64encode(data)}","timestamp":"{_time(timestamp)}","is_delivered":false}}'
     ).encode("ascii")
 
 

@@ -11,29 +11,25 @@ from typing import Any, Final
 from uuid import UUID
 
 from fastapi.responses import Response
-from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from blindpost.core.hub import MessageRow
-from blindpost.core.writer import Stored
-from blindpost.errors import InternalFault, InvalidJson, InvalidRequest, Problem, TooManyRequests, UpgradeRequired
+from blindpost.core.writer import NewMessage, Stored
+from blindpost.errors import InternalFault, Problem, TooManyRequests, UpgradeRequired
 from blindpost.protocol.limits import PAGE_MAX
 from blindpost.routers import frames
 from blindpost.routers.connection import UPGRADE, Make
 from blindpost.routers.frames import LATER, REASONS, SILENT, TOO_SLOW, close_code
 from blindpost.routers.middleware import SWITCHED
-from blindpost.routers.problems import invalid
-from blindpost.routers.strict import StrictRequest, loads
+from blindpost.routers.strict import StrictRequest
 from blindpost.routers.websocket import NOT_TEXT, VERSION, WebSocket, accept
 from blindpost.services.caller import Caller
 from blindpost.services.messages import MessageService
-from blindpost.services.models.stream import AckFrame, SendFrame
+from blindpost.services.models.messages import SendRequest
 from blindpost.telemetry import FRAMES, STREAM_CLOSES, STREAMS, log_fault
 
 IN_FLIGHT_MAX: Final = 64
 """Frames of one client that wait for their answer; then nothing is read until half of them have it."""
-RECEIPTS_S: Final = 0.02
-"""For receipts to gather."""
 
 _OPEN: Final = STREAMS.labels("websocket")
 
@@ -79,10 +75,7 @@ def _handshake(request: StrictRequest) -> bytes:
 class Socket(WebSocket):
     """One client's WebSocket, and the sink of its stream."""
 
-    __slots__ = (
-        *("_caller", "_ending", "_in_flight", "_is_full", "_on_lost", "_receipts", "_receipts_timer"),
-        *("_service", "_stream", "_task"),
-    )
+    __slots__ = (*("_caller", "_ending", "_in_flight", "_is_full", "_on_lost", "_service", "_stream", "_task"),)
 
     def __init__(
         self, service: MessageService, caller: Caller, address: str | None, transport: asyncio.Transport
@@ -94,8 +87,6 @@ class Socket(WebSocket):
         self._on_lost: Callable[[], None]
         self._in_flight = 0
         self._is_full = False
-        self._receipts: list[UUID] = []
-        self._receipts_timer: asyncio.TimerHandle | None = None
         self._ending: int | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -108,8 +99,6 @@ class Socket(WebSocket):
         super().connection_lost(error)
         _OPEN.dec()
         self._stream.close()
-        if self._receipts_timer is not None:
-            self._receipts_timer.cancel()
         if self._task is not None:
             self._task.cancel()
         self._on_lost()
@@ -137,69 +126,66 @@ class Socket(WebSocket):
 
     def _take_text(self, text: bytes) -> None:
         try:
-            frame = _read(text)
-        except _Unreadable as error:
-            if not _is_utf8(text):
+            frame = frames.read(text)
+        except frames.Unreadable as error:
+            if error.problem is None:
                 self.end(NOT_TEXT)
-                return
-            self._refuse(error.problem, error.client_message_id)
+            else:
+                self._refuse(error.problem, error.client_message_id)
             return
-        if isinstance(frame, SendFrame):
+        if isinstance(frame, frames.Send):
             self._take_send(frame)
         else:
             self._take_ack(frame)
 
-    def _take_send(self, frame: SendFrame) -> None:
+    def _take_send(self, frame: frames.Send) -> None:
         FRAMES["send"] += 1
+        recipient_id, message, client_message_id, text = frame
+        new = NewMessage(self._caller.user_id, recipient_id, message, client_message_id, text)
         try:
-            stored = self._service.send_soon(self._caller, frame)
+            is_taken = self._service.send_soon(new, partial(self._sent, client_message_id))
         except Problem as problem:
-            self._refuse(problem, frame.client_message_id)
+            self._refuse(problem, client_message_id)
             return
-        if stored is None:
-            self._slowly(self._send_slowly(frame))
-            return
-        self._begin()
-        stored.add_done_callback(partial(self._sent, frame.client_message_id))
-
-    def _sent(self, client_message_id: UUID, stored: "asyncio.Future[Stored]") -> None:
-        if (error := stored.exception()) is None:
-            FRAMES["sent"] += 1
-            answer = frames.sent(client_message_id, stored.result())
-            if self._receipts:
-                self.send_texts((answer, *self._take_receipts()))
-            else:
-                self.send_text(answer)
+        if is_taken:
+            self._begin()
         else:
-            self._fail(error, client_message_id)
+            self._slowly(self._send_slowly(frame))
+
+    def _sent(self, client_message_id: UUID, stored: Stored | Problem) -> None:
+        if isinstance(stored, Problem):
+            self._refuse(stored, client_message_id)
+        else:
+            FRAMES["sent"] += 1
+            self.send_text(frames.sent(client_message_id, stored))
         self._finish()
 
-    async def _send_slowly(self, frame: SendFrame) -> None:
+    async def _send_slowly(self, frame: frames.Send) -> None:
         """Send where Redis or PostgreSQL must be asked before."""
+        request = SendRequest.model_construct(**frame._asdict())
         try:
-            sent = await self._service.send(self._caller, frame)
+            sent = await self._service.send(self._caller, request)
         except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is ours
             self._fail(error, frame.client_message_id)
         else:
             FRAMES["sent"] += 1
             self.send_text(frames.sent(frame.client_message_id, Stored(sent.id, sent.timestamp)))
 
-    def _take_ack(self, frame: AckFrame) -> None:
+    def _take_ack(self, message_ids: list[UUID]) -> None:
         FRAMES["ack"] += 1
         try:
-            erased = self._service.acknowledge_soon(self._stream, frame.message_ids)
+            self._service.acknowledge_soon(self._stream, message_ids, self._acknowledged)
         except Problem as problem:
             self._refuse(problem)
-            return
-        self._begin()
-        erased.add_done_callback(self._acknowledged)
-
-    def _acknowledged(self, erased: "asyncio.Future[list[UUID]]") -> None:
-        if (error := erased.exception()) is None:
-            FRAMES["acknowledged"] += 1
-            self.send_text(frames.acknowledged(erased.result()))
         else:
-            self._fail(error)
+            self._begin()
+
+    def _acknowledged(self, erased: list[UUID] | Problem) -> None:
+        if isinstance(erased, Problem):
+            self._refuse(erased)
+        else:
+            FRAMES["acknowledged"] += 1
+            self.send_later(frames.acknowledged(erased))
         self._finish()
 
     # What the stream says
@@ -212,19 +198,9 @@ class Socket(WebSocket):
             self.send_texts(map(frames.message, rows))
 
     def delivered(self, message_ids: Sequence[UUID]) -> None:
-        """Let receipts gather for a moment: they go with the next answer, and cost no system call of their own."""
-        self._receipts.extend(message_ids)
-        if self._receipts_timer is None:
-            self._receipts_timer = self.loop.call_later(RECEIPTS_S, self._tell_receipts)
-
-    def _tell_receipts(self) -> None:
-        self._receipts_timer = None
-        self.send_texts(self._take_receipts())
-
-    def _take_receipts(self) -> list[bytes]:
-        ids, self._receipts = self._receipts, []
-        FRAMES["receipt"] += len(ids)
-        return [frames.receipt(ids[start : start + PAGE_MAX]) for start in range(0, len(ids), PAGE_MAX)]
+        FRAMES["receipt"] += len(message_ids)
+        for start in range(0, len(message_ids), PAGE_MAX):
+            self.send_later(frames.receipt(message_ids[start : start + PAGE_MAX]))
 
     def contacts_changed(self) -> None:
         FRAMES["contact"] += 1
@@ -308,43 +284,3 @@ class Socket(WebSocket):
     def _refuse(self, problem: Problem, client_message_id: UUID | None = None) -> None:
         FRAMES["error"] += 1
         self.send_text(frames.error(problem, client_message_id))
-
-
-class _Unreadable(Exception):
-    def __init__(self, problem: Problem, client_message_id: UUID | None = None) -> None:
-        self.problem = problem
-        self.client_message_id = client_message_id
-        super().__init__(problem.code)
-
-
-def _read(text: bytes) -> SendFrame | AckFrame:
-    """Read a frame as strictly as a body; raises _Unreadable."""
-    try:
-        members = loads(text)
-    except ValueError:
-        raise _Unreadable(InvalidJson("A frame is a JSON object in UTF-8.")) from None
-    kind = members.get("type") if isinstance(members, dict) else None
-    try:
-        if kind == "send":
-            return SendFrame.model_validate(members)
-        if kind == "ack":
-            return AckFrame.model_validate(members)
-    except ValidationError as error:
-        problem = invalid(error.errors(include_url=False, include_context=False))
-        raise _Unreadable(problem, _client_message_id(members)) from None
-    raise _Unreadable(InvalidRequest("type: must be send or ack."))
-
-
-def _client_message_id(members: dict[str, Any]) -> UUID | None:
-    try:
-        return UUID(members.get("client_message_id"))
-    except (AttributeError, TypeError, ValueError):
-        return None
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -41,6 +41,8 @@ STALL_S: Final = 30.0
 """For a client to take up what waits to be sent."""
 GOODBYE_S: Final = 2.0
 """For a client to answer a close."""
+LATER_S: Final = 0.02
+"""For which a text that can wait is kept."""
 
 
 class Violation(Exception):
@@ -69,8 +71,8 @@ class WebSocket(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("_buffer", "_client_closed", "_holds", "_is_asked", "_is_heard", "_parts", "_parts_opcode", "_timer"),
-        *("closed_with", "is_paused", "loop", "transport"),
+        *("_buffer", "_client_closed", "_holds", "_is_asked", "_is_heard", "_later", "_later_timer", "_parts"),
+        *("_timer", "closed_with", "is_paused", "loop", "transport"),
     )
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -82,6 +84,8 @@ class WebSocket(asyncio.Protocol):
         self._client_closed = False
         self._buffer = b""
         self._parts: bytearray | None = None
+        self._later: list[bytes] = []
+        self._later_timer: asyncio.TimerHandle | None = None
         self._holds = 0
         self._is_heard = self._is_asked = False
         self._timer = self.loop.call_later(SILENCE_S, self._tick)
@@ -107,12 +111,33 @@ class WebSocket(asyncio.Protocol):
 
     def send_text(self, text: bytes) -> None:
         if self.closed_with is None:
-            self.transport.write(_head(TEXT, len(text)) + text)
+            self.transport.write(self._postponed() + _head(TEXT, len(text)) + text)
 
     def send_texts(self, texts: Iterable[bytes]) -> None:
         """Send several with one system call."""
         if self.closed_with is None:
-            self.transport.write(b"".join(part for text in texts for part in (_head(TEXT, len(text)), text)))
+            framed = (part for text in texts for part in (_head(TEXT, len(text)), text))
+            self.transport.write(self._postponed() + b"".join(framed))
+
+    def send_later(self, text: bytes) -> None:
+        """Send what can wait for a moment: it goes with the next text, and costs no system call of its own."""
+        if self.closed_with is None:
+            self._later.append(_head(TEXT, len(text)) + text)
+            if self._later_timer is None:
+                self._later_timer = self.loop.call_later(LATER_S, self._send_postponed)
+
+    def _send_postponed(self) -> None:
+        self._later_timer = None
+        if self._later and self.closed_with is None:
+            self.transport.write(self._postponed())
+
+    def _postponed(self) -> bytes:
+        """Take what waits. The timer goes on: it would cost more to stop it than to let it find nothing."""
+        if not self._later:
+            return b""
+        later = b"".join(self._later)
+        self._later.clear()
+        return later
 
     def close(self, code: int, reason: str = "") -> None:
         """Send a close, and wait a little for the client's."""
@@ -120,7 +145,7 @@ class WebSocket(asyncio.Protocol):
             return
         self.closed_with = code
         payload = code.to_bytes(CODE_BYTES, "big") + reason.encode()
-        self.transport.write(_head(CLOSE, len(payload)) + payload)
+        self.transport.write(self._postponed() + _head(CLOSE, len(payload)) + payload)
         # What is too big is still coming: to close at once would reset the connection, and the code with it.
         if self._client_closed and code != TOO_BIG:
             self.transport.close()
@@ -295,6 +320,8 @@ class WebSocket(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         del error
         self._timer.cancel()
+        if self._later_timer is not None:
+            self._later_timer.cancel()
         self._buffer = b""
         self._client_closed = True
 

@@ -1,16 +1,18 @@
 """Sending, waiting, reading, acknowledging: the life of a message on the router."""
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from blindpost.core.database import Database
 from blindpost.core.hub import Hub, MessageRow
 from blindpost.core.limiter import REQUEST, SEND, SEND_PAIR, Limiter
-from blindpost.core.quota import MailboxQuota
+from blindpost.core.quota import MailboxQuota, Taken
 from blindpost.core.repositories import messages
 from blindpost.core.writer import Ack, MessageWriter, NewMessage, Stored
-from blindpost.errors import MailboxFull, NotAuthenticated
+from blindpost.errors import MailboxFull, NotAuthenticated, Problem
 from blindpost.protocol.limits import PAGE_MAX
 from blindpost.services.caller import Caller
 from blindpost.services.models.messages import (
@@ -53,25 +55,24 @@ class MessageService:
         stored = await self._store(message)
         return Sent(id=stored.id, timestamp=stored.timestamp)
 
-    def send_soon(self, caller: Caller, request: SendRequest) -> "asyncio.Future[Stored] | None":
-        """Do what `send` does, if neither limits nor mailbox need a question; otherwise do nothing.
+    def send_soon(self, message: NewMessage, done: Callable[[Stored | Problem], None]) -> bool:
+        """Do what `send` does, if neither limits nor mailbox need a question; otherwise do nothing, and return false.
 
-        The message has its place in the queue when this returns. Raises Overloaded, ShuttingDown; the rest comes by
-        the future.
+        The message has its place in the queue when this returns. Raises Overloaded, ShuttingDown; `done` is told the
+        rest.
         """
-        sender, recipient = str(caller.user_id), str(request.recipient_id)
-        room = self._quota.take_known(caller.user_id, request.recipient_id, len(request.message))
+        room = self._quota.take_known(message.sender_id, message.recipient_id, len(message.message))
         if room is None:
-            return None
-        stored = None
+            return False
+        is_taken = False
         try:
+            sender, recipient = str(message.sender_id), str(message.recipient_id)
             if self._limiter.spend_known((SEND, (sender,)), (SEND_PAIR, (sender, recipient))):
-                message = NewMessage(caller.user_id, request.recipient_id, request.message, request.client_message_id)
-                stored = self._writer.put(message)
-                stored.add_done_callback(room.settle)
-            return stored
+                self._writer.put(message, partial(_settled, room, done))
+                is_taken = True
+            return is_taken
         finally:
-            if stored is None:
+            if not is_taken:
                 room.settle()
 
     async def _store(self, message: NewMessage) -> Stored:
@@ -133,9 +134,11 @@ class MessageService:
         """
         return Stream(self._database, self._hub, self._reads, caller, address, sink)
 
-    def acknowledge_soon(self, stream: Stream, message_ids: list[UUID]) -> "asyncio.Future[list[UUID]]":
-        """Erase messages that were given to a stream; raises Overloaded, ShuttingDown, the rest by the future."""
-        return self._writer.put_ack(Ack(stream.caller.user_id, message_ids, stream.senders_of(message_ids)))
+    def acknowledge_soon(
+        self, stream: Stream, message_ids: list[UUID], done: Callable[[list[UUID] | Problem], None]
+    ) -> None:
+        """Erase messages that were given to a stream; raises Overloaded, ShuttingDown, `done` is told the rest."""
+        self._writer.put_ack(Ack(stream.caller.user_id, message_ids, stream.senders_of(message_ids)), done)
 
     def has_credit(self, caller: Caller) -> bool:
         """Count one request of a stream; false if that needs a question: then `spend` asks it."""
@@ -157,6 +160,11 @@ class MessageService:
             message_id: MessageStatus.DELIVERED if is_delivered else MessageStatus.QUEUED
             for message_id, is_delivered in found.items()
         }
+
+
+def _settled(room: Taken, done: Callable[[Stored | Problem], None], result: Stored | Problem) -> None:
+    room.settle()
+    done(result)
 
 
 def _page(rows: list[MessageRow], *, has_more: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ a read, synchronously. An idle stream has no task, no timer and no database conn
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -22,6 +22,8 @@ WINDOW_MESSAGES: Final = 500
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """A client that acknowledges nothing is given so much, and then nothing."""
 PAGE: Final = 100
+KEPT_MAX: Final = 32
+"""Messages that are handed over while others are read; with more it is as well to read again."""
 RETRY_S: Final = 1.0
 """After a read that failed, with the store away: the stream stays open."""
 TOLD: Final = Kind.RECEIPTS | Kind.CONTACTS | Kind.SESSIONS
@@ -51,8 +53,8 @@ class Stream(Subscriber):
     """One connection's; close it once."""
 
     __slots__ = (
-        *("_address", "_bytes_given", "_database", "_given", "_hub", "_is_over", "_news", "_reader", "_reads", "_sink"),
-        *("caller", "session_id"),
+        *("_address", "_bytes_given", "_database", "_given", "_hub", "_is_over", "_kept", "_news", "_reader", "_reads"),
+        *("_sink", "caller", "session_id"),
     )
 
     def __init__(
@@ -76,6 +78,8 @@ class Stream(Subscriber):
         self._bytes_given = 0
         self._news = Kind(0)
         """What there may be that was not read. Of messages: while it says so, none is handed over."""
+        self._kept: list[MessageRow] | None = None
+        """What is handed over while messages are read: the read may have found it, or have come too early."""
         self._reader: asyncio.Task[None] | None = None
         self._is_over = False
         # Before the first read: what is stored from now on is handed over, or read.
@@ -110,15 +114,23 @@ class Stream(Subscriber):
     def hand_over(self, row: MessageRow) -> None:
         if self._is_over:
             return
-        if self._news or self._reader is not None or not self._has_room or self._sink.is_paused:
+        if self._news & Kind.MESSAGES or not self._has_room or self._sink.is_paused:
             self.wake(Kind.MESSAGES)
-        elif row.id not in self._given:
-            self._give((row,))
+        elif self._kept is None:
+            if row.id not in self._given:
+                self._give((row,))
+        elif len(self._kept) < KEPT_MAX:
+            self._kept.append(row)
+        else:
+            self.wake(Kind.MESSAGES)
 
-    def acknowledged(self, message_ids: Iterable[UUID]) -> None:
+    def acknowledged(self, message_ids: Collection[UUID]) -> None:
         for message_id in message_ids:
             if (known := self._given.pop(message_id, None)) is not None:
                 self._bytes_given -= known[1]
+        if self._kept:
+            gone = set(message_ids)
+            self._kept = [row for row in self._kept if row.id not in gone]
         # Not at once: a client that acknowledges one by one would be read for one by one.
         if self._news and len(self._given) <= WINDOW_MESSAGES // 2 and self._bytes_given <= WINDOW_BYTES // 2:
             self._read_on()
@@ -161,11 +173,14 @@ class Stream(Subscriber):
                 if self._hub.is_closing:
                     raise ShuttingDown
                 news, self._news = self._news, Kind(0)
+                # From now on: between this and the read, what is handed over must not get ahead of what is read.
+                self._kept = [] if news & Kind.MESSAGES else None
                 try:
                     if not await self._look(news):
                         break
                 except Unavailable:
                     self._news |= news
+                    self._kept = None
                     await asyncio.sleep(RETRY_S)
         except Problem as problem:
             self._end(problem)
@@ -173,7 +188,7 @@ class Stream(Subscriber):
             log_fault("stream_failed", error)
             self._end(InternalFault())
         finally:
-            self._reader = None
+            self._reader = self._kept = None
         # What was noted while the last read ran is read by a new task: this one cannot wait for itself.
         if self._has_room:
             self._read_on()
@@ -192,8 +207,13 @@ class Stream(Subscriber):
         async with self._reads, self._database.reading() as connection:
             limit = min(PAGE, WINDOW_MESSAGES - len(self._given))
             rows, has_more = await messages.unread(connection, self.caller.user_id, limit, list(self._given))
+        kept, self._kept = self._kept or [], None
         if has_more:
             self._news |= Kind.MESSAGES
+        elif not self._news & Kind.MESSAGES:
+            # What the read came too early for is newer than all that it found.
+            found = {row.id for row in rows}
+            rows += [row for row in kept if row.id not in found]
         if rows and not self._is_over:
             self._give(rows)
         return True

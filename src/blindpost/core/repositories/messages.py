@@ -36,6 +36,10 @@ STREAM_PAGE_BYTES: Final = 256 * 1024
 """A stream reads on as fast as its client takes."""
 
 
+_FIELDS: Final = ("id", "sender_id", "recipient_id", "message", "timestamp")
+"""Of a MessageRow, as far as the table has them."""
+
+
 class Waiting(NamedTuple):
     """How much waits for one person, and how much of it is one sender's."""
 
@@ -56,7 +60,7 @@ def _inbox_statement(*, is_page_of_stream: bool = False) -> Select[Any]:
     size = func.octet_length(messages.c.message)
     rows = (
         select(
-            *(messages.c[field] for field in MessageRow._fields),
+            *(messages.c[field] for field in _FIELDS),
             (func.sum(size).over(order_by=messages.c.id) - size).label("before"),
         )
         .where(messages.c.recipient_id == bindparam("user_id"))
@@ -69,7 +73,7 @@ def _inbox_statement(*, is_page_of_stream: bool = False) -> Select[Any]:
     waiting = rows.subquery()
     # The first message beyond the page is read too, without its ciphertext: it tells that there is more.
     message = case((waiting.c.before < page_bytes, waiting.c.message)).label("message")
-    columns = [message if field == "message" else waiting.c[field] for field in MessageRow._fields]
+    columns = [message if field == "message" else waiting.c[field] for field in _FIELDS]
     return select(*columns).order_by(waiting.c.id)
 
 
