@@ -1,6 +1,7 @@
 """A router in a process of its own, the people it knows, knew and never knew, and a bare connection to it."""
 
 import asyncio
+import json
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +16,8 @@ from uuid import UUID, uuid4
 import httpx
 
 from blindpost.bench.routers import router
-from blindpost.bench.wire import END, request
+from blindpost.bench.wire import END
+from blindpost.client.transport import Sign
 from blindpost.core.embedded import StoreUrls
 from blindpost.protocol import transcripts
 from blindpost.protocol.dpop import ProofKey
@@ -52,6 +54,20 @@ class Bare:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+
+def request(method: str, url: str, sign: Sign, body: Any = None) -> bytes:
+    """Write a request with its headers, signed."""
+    content = b"" if body is None else json.dumps(body).encode()
+    bare, _, _ = url.partition("?")
+    headers = {
+        "Host": urlsplit(url).netloc,
+        **sign(method, bare, content),
+        "Content-Type": "application/json",
+        "Content-Length": str(len(content)),
+    }
+    lines = (f"{method} {url[url.index('/', len('https://')) :]} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items()))
+    return "\r\n".join((*lines, "", "")).encode() + content
 
 
 def _length(answer: bytes) -> int | None:
@@ -113,8 +129,8 @@ def neighbour(message_id: UUID) -> UUID:
 
 @asynccontextmanager
 async def town(stores: StoreUrls, data_dir: Path) -> AsyncIterator[Town]:
-    """Start a router without rate limits, as the benchmarks do, and let people move in and out."""
-    async with router(settings_for(stores, data_dir), data_dir) as process:
+    """Start a router without rate limits, and let people move in and out."""
+    async with router(settings_for(stores, data_dir), data_dir, rate_limits="off") as process:
         async with httpx.AsyncClient(base_url=process.origin, timeout=60) as http:
             made = await _gather(http, process.origin)
         yield made

@@ -1,153 +1,191 @@
-"""A client that costs next to nothing, so that the router is what is measured: HTTP/1.1 on a bare protocol."""
+"""Clients that cost next to nothing, so that the router is what is measured: HTTP/1.1 and WebSocket on bare protocols.
+
+They check nothing that the router answers for: what they cannot read ends them.
+"""
 
 import asyncio
 import base64
-import json
 import os
 from collections.abc import Callable
-from typing import Any, Final, Self, cast
+from typing import Final, Self, cast
 from urllib.parse import urlsplit
 
-from blindpost.client.transport import Sign
-
 END: Final = b"\r\n\r\n"
-FRAME_HEAD_MIN: Final = 2
-TWO_BYTES: Final = 126
+LENGTH: Final = b"content-length: "
 TEXT: Final = 0x81
 PING: Final = 0x89
+PONG: Final = b"\x8a\x80\0\0\0\0"
+TWO_BYTES: Final = 126
+HEAD_MAX: Final = 10
+NO_MASK: Final = b"\0\0\0\0"
+"""A mask of zeros changes nothing for the router: it unmasks all the same."""
+OnText = Callable[[bytes, int, int], None]
+"""Takes bytes, and where in them a text begins and ends."""
+Local = tuple[str, int] | None
+"""An address of this machine to connect from, where one has not enough ports."""
 
 
-class Wire(asyncio.Protocol):
-    """One kept-alive connection, one request at a time; answers must have a Content-Length."""
+class _Wire(asyncio.Protocol):
+    """A connection."""
 
     def __init__(self) -> None:
         self._transport: asyncio.WriteTransport
-        self._buffer = b""
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self.write: Callable[[bytes], None]
+        self._rest = b""
+        self.on_lost: Callable[[], None] = _nothing
+        """Called if the other end closes; not by `close`."""
 
     @classmethod
-    async def open(cls, origin: str) -> Self:
+    async def connect(cls, origin: str, local: Local = None) -> Self:
         parts = urlsplit(origin)
-        _, wire = await asyncio.get_running_loop().create_connection(cls, parts.hostname or "", parts.port or 0)
+        loop = asyncio.get_running_loop()
+        _, wire = await loop.create_connection(cls, parts.hostname or "", parts.port or 0, local_addr=local)
         return wire
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        head_end = self._buffer.find(END)
-        if head_end < 0 or self._answer is None:
-            return
-        head = self._buffer[:head_end].lower()
-        start = head.index(b"content-length:") + 15
-        length = int(head[start : head.find(b"\r\n", start) if b"\r\n" in head[start:] else head_end])
-        end = head_end + len(END) + length
-        if len(self._buffer) >= end:
-            body, self._buffer = self._buffer[head_end + len(END) : end], self._buffer[end:]
-            answer, self._answer = self._answer, None
-            answer.set_result((int(head[9:12]), body))
+        self.write = self._transport.write
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error or ConnectionError("the router closed the connection"))
-
-    async def exchange(self, request: bytes) -> tuple[int, bytes]:
-        """Send one request as bytes; returns status and body."""
-        self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        return await self._answer
+        del error
+        on_lost, self.on_lost = self.on_lost, _nothing
+        on_lost()
 
     def close(self) -> None:
-        self._transport.close()
+        self.on_lost = _nothing
+        self._transport.abort()
 
 
-def request(method: str, url: str, sign: Sign, body: Any = None) -> bytes:
-    """Write a request with its headers, signed."""
-    content = b"" if body is None else json.dumps(body).encode()
-    bare, _, _ = url.partition("?")
-    headers = {
-        "Host": urlsplit(url).netloc,
-        **sign(method, bare, content),
-        "Content-Type": "application/json",
-        "Content-Length": str(len(content)),
-    }
-    lines = (f"{method} {url[url.index('/', len('https://')) :]} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items()))
-    return "\r\n".join((*lines, "", "")).encode() + content
+def _nothing(*_: object) -> None:
+    pass
 
 
-class StreamWire(asyncio.Protocol):
-    """One WebSocket: whole texts go to a callable as they come. It checks nothing that the router answers for."""
+class HttpWire(_Wire):
+    """A kept-alive connection, with one request at a time; answers must have a Content-Length."""
 
-    def __init__(self, on_text: Callable[[bytes], None]) -> None:
-        self._on_text = on_text
-        self._transport: asyncio.WriteTransport
-        self._buffer = b""
-        self._opened: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
-
-    @classmethod
-    async def open(cls, origin: str, sign: Sign, on_text: Callable[[bytes], None]) -> Self:
-        parts, loop = urlsplit(origin), asyncio.get_running_loop()
-        _, wire = await loop.create_connection(lambda: cls(on_text), parts.hostname or "", parts.port or 0)
-        key = base64.b64encode(os.urandom(16)).decode()
-        url = f"{origin}/messages/ws"
-        headers = {
-            "Host": parts.netloc,
-            "Connection": "Upgrade",
-            "Upgrade": "websocket",
-            "Sec-WebSocket-Version": "13",
-            "Sec-WebSocket-Key": key,
-            **sign("GET", url, b""),
-        }
-        lines = ("GET /messages/ws HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()))
-        await wire.ask("\r\n".join((*lines, "", "")).encode())
-        return wire
-
-    async def ask(self, handshake: bytes) -> None:
-        """Send the handshake, and wait for its answer; raises ConnectionError if it is no 101."""
-        self._transport.write(handshake)
-        if self._opened is not None:
-            await self._opened
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.WriteTransport", transport)
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_answer: Callable[[int, bytes], None] = _nothing
+        """Takes status and body of each answer."""
 
     def data_received(self, data: bytes) -> None:
-        data = self._buffer + data if self._buffer else data
-        if self._opened is not None:
-            head, end, data = data.partition(END)
-            if not end:
-                self._buffer = head
-                return
-            opened, self._opened = self._opened, None
-            if b" 101 " in head:
-                opened.set_result(None)
-            else:
-                opened.set_exception(ConnectionError(head.partition(b"\r\n")[0].decode()))
-        self._buffer = self._take_frames(data)
+        if self._rest:
+            data = self._rest + data
+        head_end = data.find(END)
+        if head_end < 0:
+            self._rest = data
+            return
+        start = data.find(LENGTH, 0, head_end)
+        if start < 0:  # in whatever case it is written
+            start = data[:head_end].lower().index(LENGTH)
+        start += len(LENGTH)
+        body = head_end + len(END)
+        stop = body + int(data[start : data.index(b"\r", start)])
+        if len(data) < stop:
+            self._rest = data
+            return
+        self._rest = data[stop:]
+        self.on_answer(int(data[9:12]), data[body:stop])
 
-    def _take_frames(self, data: bytes) -> bytes:
-        start = 0
-        while len(data) - start >= FRAME_HEAD_MIN:
-            size, body = data[start + 1], start + FRAME_HEAD_MIN
+    async def exchange(self, request: bytes) -> tuple[int, bytes]:
+        """Make one request; returns status and body."""
+        answered: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self.on_answer = lambda status, body: answered.set_result((status, body))
+        self.on_lost = lambda: answered.set_exception(ConnectionError("the router closed the connection"))
+        self.write(request)
+        try:
+            return await answered
+        finally:
+            self.on_answer, self.on_lost = _nothing, _nothing
+
+
+class EventsWire(_Wire):
+    """Server-Sent Events: the bytes as they come, from the end of one event to the end of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_events: Callable[[bytes], None] = _nothing
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            data = self._rest + data
+        # A chunk ends with CRLF, and what is in it with an empty line: no event is cut where both stand.
+        end = data.rfind(b"\n\n\r\n")
+        if end < 0:
+            self._rest = data
+            return
+        self._rest = data[end + 4 :]
+        self.on_events(data[:end])
+
+
+class WebSocketWire(_Wire):
+    """A WebSocket, whose frames are given as the bytes they came in, and where in them the text begins and ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_text: OnText = _nothing
+        self._opened: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
+
+    async def open(self, request: bytes) -> None:
+        """Send the handshake, and wait for its answer; raises ConnectionError if that is no 101."""
+        opened = self._opened
+        self.write(request)
+        if opened is not None:
+            await opened
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            data = self._rest + data
+        start = self._take_head(data) if self._opened is not None else 0
+        end = len(data)
+        while end - start > 1:
+            size, body = data[start + 1], start + 2
             if size == TWO_BYTES:
                 size, body = int.from_bytes(data[body : body + 2], "big"), body + 2
             elif size > TWO_BYTES:
                 size, body = int.from_bytes(data[body : body + 8], "big"), body + 8
-            if len(data) < body + size:
+            stop = body + size
+            if stop > end:
                 break
-            if data[start] == TEXT:
-                self._on_text(data[body : body + size])
-            elif data[start] == PING:
-                self._transport.write(b"\x8a\x80" + bytes(4))
-            start = body + size
-        return data[start:]
+            kind, start = data[start], stop
+            if kind == TEXT:
+                self.on_text(data, body, stop)
+            elif kind == PING:
+                self.write(PONG)
+        self._rest = data[start:] if start < end else b""
 
-    def send(self, text: bytes) -> None:
-        """Send a text. The mask is zeros, which changes nothing for the router: it unmasks all the same."""
-        size = len(text)
-        head = bytes((TEXT, 128 | size)) if size < TWO_BYTES else bytes((TEXT, 254)) + size.to_bytes(2, "big")
-        self._transport.write(head + b"\0\0\0\0" + text)
+    def _take_head(self, data: bytes) -> int:
+        head_end = data.find(END)
+        opened = self._opened
+        if head_end < 0 or opened is None:
+            return 0
+        self._opened = None
+        if b" 101 " in data[:head_end]:
+            opened.set_result(None)
+        else:
+            opened.set_exception(ConnectionError(data.decode("latin-1")))
+        return head_end + len(END)
 
-    def close(self) -> None:
-        self._transport.abort()
+
+HANDSHAKE: Final = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n"
+)
+
+
+def handshake() -> bytes:
+    """Write the header lines that ask for a WebSocket."""
+    return HANDSHAKE % base64.b64encode(os.urandom(16))
+
+
+def frame(text: bytes) -> bytes:
+    """Write a text as a client's frame."""
+    return frame_head(len(text)) + text
+
+
+def frame_head(size: int) -> bytes:
+    """Write what stands before a client's text of this size."""
+    if size < TWO_BYTES:
+        return bytes((TEXT, 0x80 | size)) + NO_MASK
+    if size < 1 << 16:
+        return bytes((TEXT, 0x80 | TWO_BYTES)) + size.to_bytes(2, "big") + NO_MASK
+    return bytes((TEXT, 0xFF)) + size.to_bytes(8, "big") + NO_MASK
