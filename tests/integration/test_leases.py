@@ -14,7 +14,8 @@ from blindpost.core.audit import Audit
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database
 from blindpost.core.embedded import StoreUrls
-from blindpost.core.limiter import LEASE, PUBLIC_KEYS, REQUEST, SEND, SEND_PAIR, USERS_BY_IDS, Limit, Limiter
+from blindpost.core.limiter import LEASE_MIN as LEASE
+from blindpost.core.limiter import PUBLIC_KEYS, REQUEST, SEND, SEND_PAIR, USERS_BY_IDS, Limit, Limiter, lease_of
 from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.errors import TooManyRequests, Unavailable
 
@@ -89,7 +90,12 @@ async def spend(limiter: Limiter, limit: Limit, whom: str = "alice", most: int =
 
 @pytest.mark.parametrize("limit", [PUBLIC_KEYS, USERS_BY_IDS, SEND, SEND_PAIR, REQUEST])
 def test_what_is_spent_is_a_multiple_of_a_lease(limit: Limit) -> None:
-    assert limit.rate.amount % LEASE == 0
+    assert limit.rate.amount % lease_of(limit) == 0
+
+
+@pytest.mark.parametrize("limit", [PUBLIC_KEYS, USERS_BY_IDS, SEND, SEND_PAIR, REQUEST])
+def test_a_process_can_exceed_a_limit_by_a_twentieth_at_most(limit: Limit) -> None:
+    assert lease_of(limit) * 20 <= limit.rate.amount
 
 
 async def test_redis_is_asked_once_for_a_lease_and_not_at_all_for_the_first(

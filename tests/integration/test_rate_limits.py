@@ -17,7 +17,7 @@ from blindpost.core.embedded import EmbeddedStores, StoreUrls
 from blindpost.core.limiter import (
     CHALLENGE,
     CONTACT_REQUEST,
-    LEASE,
+    LEASE_MIN,
     LOGIN,
     LOGIN_ONE_NAME,
     PROVE,
@@ -158,11 +158,11 @@ async def test_reading_people_by_id_is_limited_by_account(http: httpx.AsyncClien
 async def test_messages_are_limited_by_account_and_by_pair(
     http: httpx.AsyncClient, name: str, *, others_too: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit = Limit(f"test-{name}", RateLimitItemPerMinute(LEASE))
+    limit = Limit(f"test-{name}", RateLimitItemPerMinute(LEASE_MIN))
     monkeypatch.setattr(messages, name, limit)
     alice, bob = await (await Person(http).register()).login(), Person(http, id=str(uuid4()))
-    answers = [await alice.send(bob) for _ in range(2 * LEASE + 1)]
-    assert [answer.status_code for answer in answers] == [403] * 2 * LEASE + [429]
+    answers = [await alice.send(bob) for _ in range(2 * LEASE_MIN + 1)]
+    assert [answer.status_code for answer in answers] == [403] * 2 * LEASE_MIN + [429]
     demand_wait(answers[-1])
     other = await alice.send(Person(http, id=str(uuid4())))
     assert other.status_code == (429 if others_too else 403)

@@ -119,7 +119,7 @@ class Hub:
     def __init__(
         self,
         connect: Callable[[], Awaitable["asyncpg.Connection[Any]"]],
-        find_waiting: Callable[[list[UUID]], Awaitable[Iterable[UUID]]],
+        find_waiting: Callable[[list[UUID]], Awaitable[Iterable[tuple[UUID, str]]]],
         find_sessions: Callable[[list[UUID]], Awaitable[dict[UUID, bool]]],
         *,
         sweep_interval_s: float,
@@ -298,7 +298,8 @@ class Hub:
             if not self._subscriptions:
                 continue
             try:
-                self.wake(ALL, await self._find_waiting(list(self._subscriptions)))
+                for user_id, letter in await self._find_waiting(list(self._subscriptions)):
+                    self.wake(_KINDS[letter], (user_id,))
                 if monotonic() >= self._sessions_due:
                     await self._look_at_sessions()
                     self._sessions_due = monotonic() + SESSIONS_S

@@ -1,7 +1,7 @@
 """Rate limits, counted in Redis under pseudonyms: no address or name is kept there.
 
 `hit` asks Redis each time; it is for what is rare or dear. `spend` is for what is done all the time: the process
-gives credit, and settles with Redis after every LEASE of them, so that it costs an ordinary request nothing.
+gives credit, and settles with Redis after a lease of them, so that it costs an ordinary request nothing.
 """
 
 import time
@@ -36,17 +36,24 @@ SEARCH_ADDRESS: Final = Limit("search-address", RateLimitItemPerMinute(240), by_
 CONTACT_REQUEST: Final = Limit("contact-request", RateLimitItemPerDay(100))
 PROVE: Final = Limit("prove", RateLimitItemPerMinute(10))
 
-# These are spent, and each is a multiple of LEASE.
+# These are spent, and each is a multiple of its lease.
 PUBLIC_KEYS: Final = Limit("public-keys", RateLimitItemPerMinute(600))
 USERS_BY_IDS: Final = Limit("users-by-ids", RateLimitItemPerMinute(600))
 SEND: Final = Limit("send", RateLimitItemPerMinute(24_000))
 SEND_PAIR: Final = Limit("send-pair", RateLimitItemPerMinute(12_000))
 REQUEST: Final = Limit("request", RateLimitItemPerMinute(60_000))
 
-LEASE: Final = 30
-"""How many are spent between two questions to Redis. Each process can let as many more pass in each window."""
+LEASE_MIN: Final = 30
+LEASE_PART: Final = 100
+"""So much of a limit is spent between two questions to Redis, and each process can let as much more pass in each
+window: what is counted for every message is asked for rarely."""
 LEASES_MAX: Final = 32_768
-"""Whoever is forgotten to make room for another has their credit again: a LEASE of it."""
+"""Whoever is forgotten to make room for another has their credit again: a lease of it."""
+
+
+def lease_of(limit: Limit) -> int:
+    """How many are spent between two questions to Redis."""
+    return max(LEASE_MIN, limit.rate.amount // LEASE_PART)
 
 
 class _Lease:
@@ -54,8 +61,8 @@ class _Lease:
 
     __slots__ = ("ends", "left", "refused_until")
 
-    def __init__(self, ends: float) -> None:
-        self.left = LEASE
+    def __init__(self, left: int, ends: float) -> None:
+        self.left = left
         self.ends = ends
         self.refused_until = 0.0
 
@@ -113,16 +120,16 @@ class Limiter:
         key = (limit.purpose, *whom)
         lease = self._leases.get(key)
         if lease is None or now >= max(lease.ends, lease.refused_until):
-            lease = self._leases[key] = _Lease(now + limit.rate.get_expiry())
+            lease = self._leases[key] = _Lease(lease_of(limit), now + limit.rate.get_expiry())
             if len(self._leases) > LEASES_MAX:
                 self._leases.popitem(last=False)
         return lease
 
     async def _renew(self, lease: _Lease, limit: Limit, whom: tuple[str, ...]) -> None:
         """Settle for what was spent. Those who come meanwhile spend of the next lease, and do not ask too."""
-        lease.left += LEASE
+        lease.left += lease_of(limit)
         try:
-            wait = await self._count(limit, whom, LEASE)
+            wait = await self._count(limit, whom, lease_of(limit))
         except BaseException:
             lease.left = 0  # not settled: the next one asks again
             raise

@@ -63,10 +63,9 @@ class Unreadable(Exception):
         super().__init__()
 
 
+_MEMBER: Final = r'"([a-z_]+)": ?"([^"\\]+)"'
+_SEND: Final = re.compile(rf"\{{{_MEMBER}, ?{_MEMBER}, ?{_MEMBER}, ?{_MEMBER}\}}")
 _ID: Final = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_SEND: Final = re.compile(
-    rf'\{{"type": ?"send", ?"recipient_id": ?"({_ID})", ?"message": ?"([^"]+)", ?"client_message_id": ?"({_ID})"\}}'
-)
 _ACK: Final = re.compile(rf'\{{"type": ?"ack", ?"message_ids": ?\[("{_ID}"(?:, ?"{_ID}")*)\]\}}')
 _EACH_ID: Final = re.compile(_ID)
 
@@ -74,27 +73,41 @@ _EACH_ID: Final = re.compile(_ID)
 def read(frame: bytes) -> Send | list[UUID]:
     """Return what a client sends, or the ids that it acknowledges; raises Unreadable.
 
-    A frame in the usual form (3.6 µs where the strict way takes 19) has no escapes, no other members and no
-    whitespace but a space after colons and commas: whatever else JSON allows is left to the strict way, whose answer
-    for these is the same.
+    A frame in the usual form (4 µs where the strict way takes 19) has no escapes, no other members and no whitespace
+    but a space after colons and commas: whatever else JSON allows is left to the strict way, whose answer for these
+    is the same.
     """
     try:
         text = frame.decode()
     except UnicodeDecodeError:
         raise Unreadable(None) from None
-    if (usual := _SEND.fullmatch(text)) is not None:
-        recipient_id, message, client_message_id = usual.groups()
-        try:
-            data = b64decode(message)
-        except ValueError:
-            return _read(frame)
-        if len(data) <= MESSAGE_MAX_BYTES:
-            return Send(uuid_of(recipient_id), data, uuid_of(client_message_id), message)
-    elif (usual := _ACK.fullmatch(text)) is not None:
-        ids = [uuid_of(each) for each in _EACH_ID.findall(usual[1])]
-        if len(ids) <= PAGE_MAX:
-            return ids
-    return _read(frame)
+    usual = _usual_send(text) or _usual_ack(text)
+    return _read(frame) if usual is None else usual
+
+
+def _usual_send(text: str) -> Send | None:
+    if (found := _SEND.fullmatch(text)) is None:
+        return None
+    name, value, name_2, value_2, name_3, value_3, name_4, value_4 = found.groups()
+    members = {name: value, name_2: value_2, name_3: value_3, name_4: value_4}
+    if members.get("type") != "send":
+        return None
+    try:
+        message = members["message"]
+        recipient_id, client_message_id = uuid_of(members["recipient_id"]), uuid_of(members["client_message_id"])
+        data = b64decode(message)
+    except (KeyError, ValueError):
+        return None
+    # Four different members, ids in the one form that is written, and no more than fits.
+    is_usual = str(recipient_id) == members["recipient_id"] and str(client_message_id) == members["client_message_id"]
+    return Send(recipient_id, data, client_message_id, message) if is_usual and len(data) <= MESSAGE_MAX_BYTES else None
+
+
+def _usual_ack(text: str) -> list[UUID] | None:
+    if (found := _ACK.fullmatch(text)) is None:
+        return None
+    ids = _EACH_ID.findall(found[1])
+    return [uuid_of(each) for each in ids] if len(ids) <= PAGE_MAX else None
 
 
 def _read(frame: bytes) -> Send | list[UUID]:

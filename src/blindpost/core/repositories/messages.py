@@ -1,7 +1,7 @@
 """Messages as their readers see them; core.writer stores and erases them."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from blindpost.core.hub import CHANNEL, MessageRow
+from blindpost.core.hub import CHANNEL, LETTERS, Kind, MessageRow
 from blindpost.core.schema import messages, receipts, sessions, traces, users
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -38,6 +38,9 @@ STREAM_PAGE_BYTES: Final = 256 * 1024
 
 _FIELDS: Final = ("id", "sender_id", "recipient_id", "message", "timestamp")
 """Of a MessageRow, as far as the table has them."""
+
+
+ON_ITS_WAY: Final = timedelta(milliseconds=250)
 
 
 class Waiting(NamedTuple):
@@ -213,15 +216,22 @@ async def stored(tx: AsyncConnection, sender_id: UUID, client_message_id: UUID) 
     return (row.id, row.timestamp) if row else None
 
 
-async def with_news(tx: AsyncConnection, user_ids: Iterable[UUID]) -> list[UUID]:
-    """Find those for whom something waits: what a lost notification would have told."""
+async def with_news(tx: AsyncConnection, user_ids: Iterable[UUID]) -> list[tuple[UUID, str]]:
+    """Find those for whom something waits, and what (a letter of notifications): what a lost one would have told.
+
+    Messages that were stored just now are on their way by themselves: of those nothing was lost yet.
+    """
     ids = _any_of(user_ids)
     statement: CompoundSelect[Any] = union(
-        select(messages.c.recipient_id).where(messages.c.recipient_id == ids),
-        select(receipts.c.sender_id).where(receipts.c.sender_id == ids),
-        select(users.c.id).where(users.c.id == ids, users.c.contacts_version > users.c.contacts_told),
+        select(messages.c.recipient_id, literal(LETTERS[Kind.MESSAGES])).where(
+            messages.c.recipient_id == ids, messages.c.timestamp < func.now() - ON_ITS_WAY
+        ),
+        select(receipts.c.sender_id, literal(LETTERS[Kind.RECEIPTS])).where(receipts.c.sender_id == ids),
+        select(users.c.id, literal(LETTERS[Kind.CONTACTS])).where(
+            users.c.id == ids, users.c.contacts_version > users.c.contacts_told
+        ),
     )
-    return list((await tx.execute(statement)).scalars())
+    return [(row[0], row[1]) for row in await tx.execute(statement)]
 
 
 def _any_of(ids: Iterable[UUID]) -> ColumnElement[Any]:
