@@ -27,6 +27,7 @@ from blindpost.core.hub import Hub
 from blindpost.core.limiter import Limiter
 from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.core.quota import MailboxQuota
+from blindpost.core.reader import MessageReader
 from blindpost.core.repositories import messages
 from blindpost.core.tokens import Tokens
 from blindpost.core.writer import MessageWriter
@@ -83,6 +84,10 @@ class Components(Provider):
     @provide
     def writer(self, settings: Settings, database: Database, hub: Hub) -> MessageWriter:
         return MessageWriter(database, hub, require_contact=settings.require_contact)
+
+    @provide
+    def reader(self, database: Database) -> MessageReader:
+        return MessageReader(database)
 
     @provide
     def quota(self, settings: Settings, database: Database) -> MailboxQuota:
@@ -201,10 +206,17 @@ async def open_components(
         tokens = await container.get(Tokens)
         await tokens.publish()
         writer, hub = await container.get(MessageWriter), await container.get(Hub)
+        reader = await container.get(MessageReader)
         writing = asyncio.create_task(writer.run())
         others = [
             asyncio.create_task(each)
-            for each in (hub.run(), tokens.run(), cache.run(), keep_house(database, settings.retry_window_s))
+            for each in (
+                hub.run(),
+                reader.run(),
+                tokens.run(),
+                cache.run(),
+                keep_house(database, settings.retry_window_s),
+            )
         ]
         auditing = asyncio.create_task(audit.run())
         for task in (writing, *others, auditing):

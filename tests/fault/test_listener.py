@@ -8,20 +8,19 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import httpx
 import jwt
 import pytest
 from dishka import Provider, Scope
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from blindpost.app import open_components
 from blindpost.core import hub as hub_module
-from blindpost.core.database import Database
 from blindpost.core.embedded import StoreUrls
 from blindpost.core.hub import Hub, Subscription
+from blindpost.core.reader import MessageReader, News
 from blindpost.protocol.limits import PAGE_DEFAULT
 from blindpost.services.caller import Caller
 from blindpost.services.messages import MessageService
@@ -227,22 +226,21 @@ async def test_the_heartbeat_notices_a_frozen_listening_connection_and_another_o
 # Between the read and the wait
 
 
-class Injecting(Database):
-    """A database that lets a test act just before or just after one reading: at the poll's critical moments."""
+class Injecting(MessageReader):
+    """A reader that lets a test act just before or just after one reading: at the poll's critical moments."""
 
     before: Callable[[], Coroutine[Any, Any, None]] | None = None
     after: Callable[[], Coroutine[Any, Any, None]] | None = None
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
+    async def look(self, user_id: UUID, session_id: UUID) -> News | None:
         before, self.before = self.before, None
         after, self.after = (None if before else self.after), (self.after if before else None)
         if before:
             await before()
-        async with super().reading() as connection:
-            yield connection
+        news = await super().look(user_id, session_id)
         if after:
             await after()
+        return news
 
 
 def caller_of(someone: Person) -> Caller:
@@ -254,7 +252,7 @@ def caller_of(someone: Person) -> Caller:
 class Inside:
     """The services themselves, on the test's own event loop."""
 
-    database: Injecting
+    reader: Injecting
     hub: Hub
     messages: MessageService
     bob: Person
@@ -284,20 +282,19 @@ async def inside(own_database: StoreUrls, tmp_path: Path) -> AsyncIterator[Insid
     settings = settings_for(own_database, tmp_path / "outside")
     async with in_thread(settings) as origin, httpx.AsyncClient(base_url=origin, timeout=90) as http:
         alice, bob = await contacts(http)
-        database = Injecting(str(own_database.database_url), pool_size=5)
         provider = Provider(Scope.APP)
-        provider.provide(lambda: database, provides=Database)
+        provider.provide(Injecting, provides=MessageReader, override=True)
         own = settings_for(own_database, tmp_path / "inside", sweep_interval_s=NEVER_S)
         async with open_components(own, provider) as container:
-            yield Inside(database, await container.get(Hub), await container.get(MessageService), bob, alice)
-        await database.close()
+            reader = cast("Injecting", await container.get(MessageReader))
+            yield Inside(reader, await container.get(Hub), await container.get(MessageService), bob, alice)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_message_committed_around_the_first_read_of_a_poll_is_delivered_at_once(
     inside: Inside, moment: str
 ) -> None:
-    setattr(inside.database, moment, inside.send_and_be_heard)
+    setattr(inside.reader, moment, inside.send_and_be_heard)
     async with asyncio.timeout(30):
         answer = await inside.poll()
     assert [each.message for each in answer.messages] == [b"between"]

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from blindpost.app import Running
-from blindpost.core import writer
 from blindpost.core.embedded import StoreUrls
+from blindpost.core.own_connection import OwnConnection
 from blindpost.errors import OutcomeUnknown
 from checks import client_of, success
 from fault.nodes import Node, node
@@ -129,12 +129,12 @@ async def test_a_commit_whose_outcome_is_unknown_reaches_the_stream_once_if_it_h
     own_database: StoreUrls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_stored: bool
 ) -> None:
     """The recipient streams at the node that stored it, and that passes over its own notification."""
-    fetch = writer._Flusher.fetch
+    fetch = OwnConnection.fetch
     failing = True
 
-    async def lose(flusher: writer._Flusher, sql: str, *arguments: object) -> list[object]:
+    async def lose(flusher: OwnConnection, sql: str, *arguments: object) -> list[object]:
         nonlocal failing
-        if sql != writer._INSERT or not failing:
+        if "INSERT INTO traces" not in sql or not failing:
             return await fetch(flusher, sql, *arguments)
         failing = False
         if is_stored:
@@ -147,7 +147,7 @@ async def test_a_commit_whose_outcome_is_unknown_reaches_the_stream_once_if_it_h
             async with socket(alice, router.origin) as ws, socket(bob, router.origin) as other:
                 ws.say(type="ack", message_ids=[str(uuid4())])
                 await ws.next("acknowledged")
-                monkeypatch.setattr(writer._Flusher, "fetch", lose)
+                monkeypatch.setattr(OwnConnection, "fetch", lose)
                 identifier = ws.send(bob, b"once")
                 assert (await ws.next("error"))["code"] == "outcome_unknown"
                 ws.send(bob, b"once", identifier)

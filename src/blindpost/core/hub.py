@@ -46,6 +46,8 @@ class Kind(Flag):
 
 
 ALL: Final = ~Kind(0)
+HANDED_OVER_MAX: Final = 16
+"""Messages that a poll is given without a read; if there are more it reads."""
 _KINDS: Final = {"m": Kind.MESSAGES, "r": Kind.RECEIPTS, "c": Kind.CONTACTS, "s": Kind.SESSIONS}
 LETTERS: Final = {kind: letter for letter, kind in _KINDS.items()}
 
@@ -93,24 +95,37 @@ class Subscriber:
 class Subscription(Subscriber):
     """One waiting poll."""
 
-    __slots__ = ("_event", "_news")
+    __slots__ = ("_event", "_news", "_rows")
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self._news = Kind(0)
+        self._rows: list[MessageRow] = []
 
     def wake(self, kind: Kind) -> None:
         self._news |= kind
         self._event.set()
 
-    async def wait(self, timeout_s: float) -> Kind:
-        """Return what there may be news of since the last call; nothing, if the time ran out."""
+    def hand_over(self, row: MessageRow) -> None:
+        if len(self._rows) < HANDED_OVER_MAX:
+            self._rows.append(row)
+            self._event.set()
+        else:
+            self.wake(Kind.MESSAGES)
+
+    def acknowledged(self, message_ids: Collection[UUID]) -> None:
+        if self._rows:
+            self._rows = [row for row in self._rows if row.id not in message_ids]
+
+    async def wait(self, timeout_s: float) -> tuple[Kind, list[MessageRow]]:
+        """Return what there may be news of since the last call, and what was handed over; nothing when time is up."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._event.wait()
         self._event.clear()
         news, self._news = self._news, Kind(0)
-        return news
+        rows, self._rows = self._rows, []
+        return news, rows
 
 
 class Hub:

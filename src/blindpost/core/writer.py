@@ -8,14 +8,15 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
 
-from blindpost.core.database import LOSSES, Database
+from blindpost.core.database import Database
 from blindpost.core.group_commit import GroupCommit
 from blindpost.core.hub import CHANNEL, NOTIFY_IDS_MAX, Hub, Kind, MessageRow
+from blindpost.core.own_connection import OwnConnection
 from blindpost.errors import InternalFault, NotAContact, OutcomeUnknown, Problem, Unavailable
 from blindpost.telemetry import BATCH_SIZE, log_fault
 
@@ -118,44 +119,6 @@ FROM acked
 """  # noqa: S608 - constants of this program
 
 
-# A plan made while the table was small would read all of it, and be kept while it grows. A batch is looked up by its
-# keys, always: so one plan is right, and need not be made again for each batch.
-_PLANNING = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan"
-
-
-class _Flusher:
-    """One connection of its own, opened again after a loss."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._connection: asyncpg.Connection[Any] | None = None
-
-    async def fetch(self, sql: str, *arguments: object) -> list[Any]:
-        """Run one statement in a commit of its own; raises Unavailable (not done) or OutcomeUnknown."""
-        connection = await self._connect()
-        try:
-            rows: list[Any] = await connection.fetch(sql, *arguments)
-            return rows
-        except LOSSES as error:
-            # It was sent, and may have been committed before the connection went.
-            connection.terminate()
-            raise OutcomeUnknown from error
-
-    async def _connect(self) -> "asyncpg.Connection[Any]":
-        if self._connection is None or self._connection.is_closed():
-            try:
-                connection = await self._database.connect_raw()
-                await connection.execute(_PLANNING)
-                self._connection = connection
-            except (*LOSSES, asyncpg.PostgresError) as error:
-                raise Unavailable from error
-        return self._connection
-
-    async def close(self) -> None:
-        if self._connection is not None and not self._connection.is_closed():
-            await self._connection.close(timeout=2)
-
-
 class MessageWriter:
     """Stores messages and acknowledgements in batches: the one place that commits outside of a service."""
 
@@ -163,8 +126,8 @@ class MessageWriter:
         self._hub = hub
         rule = _CONTACT if require_contact else _ANYBODY
         self._insert_statement = _INSERT.format(rule=rule, channel=CHANNEL, ids_max=NOTIFY_IDS_MAX)
-        self._sends = _Flusher(database)
-        self._acks = _Flusher(database)
+        self._sends = OwnConnection(database, loss=OutcomeUnknown)
+        self._acks = OwnConnection(database, loss=OutcomeUnknown)
         self.sends: GroupCommit[NewMessage, Stored] = GroupCommit(self._flush_sends)
         self.acks: GroupCommit[Ack, list[UUID]] = GroupCommit(self._flush_acks)
 

@@ -1,15 +1,15 @@
 """Sending, waiting, reading, acknowledging: the life of a message on the router."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 from blindpost.core.database import Database
 from blindpost.core.hub import Hub, MessageRow
 from blindpost.core.limiter import REQUEST, SEND, SEND_PAIR, Limiter
 from blindpost.core.quota import MailboxQuota, Taken
+from blindpost.core.reader import MessageReader
 from blindpost.core.repositories import messages
 from blindpost.core.writer import Ack, MessageWriter, NewMessage, Stored
 from blindpost.errors import MailboxFull, NotAuthenticated, Problem
@@ -34,10 +34,17 @@ class MessageService:
     """Messages between contacts."""
 
     def __init__(
-        self, database: Database, writer: MessageWriter, hub: Hub, quota: MailboxQuota, limiter: Limiter
+        self,
+        database: Database,
+        writer: MessageWriter,
+        reader: MessageReader,
+        hub: Hub,
+        quota: MailboxQuota,
+        limiter: Limiter,
     ) -> None:
         self._database = database
         self._writer = writer
+        self._reader = reader
         self._hub = hub
         self._quota = quota
         self._limiter = limiter
@@ -93,7 +100,7 @@ class MessageService:
     async def undelivered(self, caller: Caller, limit: int) -> MessagePage:
         async with self._database.reading() as connection:
             rows, has_more = await messages.inbox(connection, caller.user_id, limit)
-        return MessagePage(**_page(rows, has_more=has_more))
+        return MessagePage(has_messages=bool(rows), has_more=has_more, messages=_messages(rows))
 
     async def poll(self, caller: Caller, address: str | None, timeout_s: float, limit: int) -> PollAnswer:
         """Return what there is, or wait for it; raises TooManyWaiting, ShuttingDown, NotAuthenticated.
@@ -101,38 +108,45 @@ class MessageService:
         The subscription comes before the first read: news between the two wakes the wait at once. No database
         connection is held while it waits, and a session that ends meanwhile is given nothing.
         """
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_s
         with self._hub.subscribe(caller.user_id, address) as subscription:
             while True:
                 answer = await self._read(caller, limit)
-                remaining = deadline - asyncio.get_running_loop().time()
+                remaining = deadline - clock()
                 if answer.has_messages or answer.contacts_changed or answer.delivered or remaining <= 0:
                     return answer
-                if not await subscription.wait(remaining) or self._hub.is_closing:
+                news, rows = await subscription.wait(remaining)
+                if not (news or rows) or self._hub.is_closing:
                     return answer
+                if rows and not news and len(rows) <= limit:
+                    return _poll_answer(rows)  # the last read found nothing: this is all there is
 
     async def _read(self, caller: Caller, limit: int) -> PollAnswer:
-        async with self._database.reading() as connection:
-            news = await messages.news(connection, caller.user_id, caller.session_id)
-            if news is None:
-                raise NotAuthenticated
-            rows, has_more = await messages.inbox(connection, caller.user_id, limit)
+        news = await self._reader.look(caller.user_id, caller.session_id)
+        if news is None:
+            raise NotAuthenticated
+        rows, has_more = news.messages, False
+        if rows is None or len(rows) > limit:
+            async with self._database.reading() as connection:
+                rows, has_more = await messages.inbox(connection, caller.user_id, limit)
+        if not (news.receipts or news.contacts):
+            return _poll_answer(rows, has_more=has_more)
         delivered: list[UUID] = []
         contacts_changed = False
-        if news.receipts or news.contacts:
-            async with self._database.transaction() as tx:
-                if news.contacts:
-                    contacts_changed = await messages.take_contacts_changed(tx, caller.user_id, caller.session_id)
-                if news.receipts:
-                    delivered = await messages.take_receipts(tx, caller.user_id, PAGE_MAX)
-        return PollAnswer(**_page(rows, has_more=has_more), contacts_changed=contacts_changed, delivered=delivered)
+        async with self._database.transaction() as tx:
+            if news.contacts:
+                contacts_changed = await messages.take_contacts_changed(tx, caller.user_id, caller.session_id)
+            if news.receipts:
+                delivered = await messages.take_receipts(tx, caller.user_id, PAGE_MAX)
+        return _poll_answer(rows, delivered, has_more=has_more, contacts_changed=contacts_changed)
 
     def stream(self, caller: Caller, address: str | None, sink: Sink) -> Stream:
         """Open a stream of the caller's news into a sink, to be closed by whoever opened it.
 
         Raises TooManyWaiting, ShuttingDown.
         """
-        return Stream(self._database, self._hub, self._reads, caller, address, sink)
+        return Stream(self._database, self._reader, self._hub, self._reads, caller, address, sink)
 
     def acknowledge_soon(
         self, stream: Stream, message_ids: list[UUID], done: Callable[[list[UUID] | Problem], None]
@@ -167,6 +181,30 @@ def _settled(room: Taken, done: Callable[[Stored | Problem], None], result: Stor
     done(result)
 
 
-def _page(rows: list[MessageRow], *, has_more: bool) -> dict[str, Any]:
-    page = [Message.model_construct(**row._asdict()) for row in rows]
-    return {"has_messages": bool(page), "has_more": has_more, "messages": page}
+def _poll_answer(
+    rows: list[MessageRow],
+    delivered: Sequence[UUID] = (),
+    *,
+    has_more: bool = False,
+    contacts_changed: bool = False,
+) -> PollAnswer:
+    return PollAnswer.model_construct(
+        has_messages=bool(rows),
+        has_more=has_more,
+        messages=_messages(rows),
+        contacts_changed=contacts_changed,
+        delivered=list(delivered),
+    )
+
+
+def _messages(rows: list[MessageRow]) -> list[Message]:
+    return [
+        Message.model_construct(
+            id=row.id,
+            sender_id=row.sender_id,
+            recipient_id=row.recipient_id,
+            message=row.message,
+            timestamp=row.timestamp,
+        )
+        for row in rows
+    ]

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from blindpost.core.database import Database
 from blindpost.core.hub import ALL, Hub, Kind, MessageRow, Subscriber
+from blindpost.core.reader import MessageReader
 from blindpost.core.repositories import messages
 from blindpost.errors import InternalFault, NotAuthenticated, Problem, ShuttingDown, Unavailable
 from blindpost.protocol.limits import PAGE_MAX
@@ -53,13 +54,25 @@ class Stream(Subscriber):
     """One connection's; close it once."""
 
     __slots__ = (
-        *("_address", "_bytes_given", "_database", "_given", "_hub", "_is_over", "_kept", "_news", "_reader", "_reads"),
-        *("_sink", "caller", "session_id"),
+        *(
+            "_address",
+            "_bytes_given",
+            "_database",
+            "_given",
+            "_hub",
+            "_is_over",
+            "_kept",
+            "_news",
+            "_look_up",
+            "_reader",
+        ),
+        *("_reads", "_sink", "caller", "session_id"),
     )
 
     def __init__(
         self,
         database: Database,
+        reader: MessageReader,
         hub: Hub,
         reads: asyncio.Semaphore,
         caller: Caller,
@@ -69,6 +82,7 @@ class Stream(Subscriber):
         self.caller = caller
         self.session_id = caller.session_id
         self._database = database
+        self._look_up = reader.look
         self._hub = hub
         self._reads = reads
         self._address = address
@@ -195,8 +209,7 @@ class Stream(Subscriber):
 
     async def _look(self, news: Kind) -> bool:
         """Read what there is news of, and pass it on; false if messages must wait for acknowledgements."""
-        if news & TOLD:
-            await self._tell()
+        found = await self._tell() if news & TOLD else None
         if not news & Kind.MESSAGES:
             return True
         if not self._has_room:
@@ -204,19 +217,25 @@ class Stream(Subscriber):
         if not self._has_room:
             self._news |= Kind.MESSAGES
             return False
-        async with self._reads, self._database.reading() as connection:
-            limit = min(PAGE, WINDOW_MESSAGES - len(self._given))
-            rows, has_more = await messages.unread(connection, self.caller.user_id, limit, list(self._given))
+        if found is None or self._given:
+            rows, has_more = await self._unread()
+        else:
+            rows, has_more = found, False
         kept, self._kept = self._kept or [], None
         if has_more:
             self._news |= Kind.MESSAGES
         elif not self._news & Kind.MESSAGES:
             # What the read came too early for is newer than all that it found.
-            found = {row.id for row in rows}
-            rows += [row for row in kept if row.id not in found]
+            ids = {row.id for row in rows}
+            rows += [row for row in kept if row.id not in ids]
         if rows and not self._is_over:
             self._give(rows)
         return True
+
+    async def _unread(self) -> tuple[list[MessageRow], bool]:
+        async with self._reads, self._database.reading() as connection:
+            limit = min(PAGE, WINDOW_MESSAGES - len(self._given))
+            return await messages.unread(connection, self.caller.user_id, limit, list(self._given))
 
     async def _forget_acknowledged(self) -> None:
         """Find out what was acknowledged through another node, of which nobody told us."""
@@ -224,15 +243,17 @@ class Stream(Subscriber):
             waiting = await messages.still_waiting(connection, self.caller.user_id, self._given)
         self.acknowledged([each for each in self._given if each not in waiting])
 
-    async def _tell(self) -> None:
-        """See that the session goes on, and pass on what it was not told; raises NotAuthenticated."""
+    async def _tell(self) -> list[MessageRow] | None:
+        """See that the session goes on, and pass on what it was not told; raises NotAuthenticated.
+
+        Returns what waits, unless that is much, or there was something else to pass on.
+        """
         caller = self.caller
-        async with self._reads, self._database.reading() as connection:
-            news = await messages.news(connection, caller.user_id, caller.session_id)
+        news = await self._look_up(caller.user_id, caller.session_id)
         if news is None:
             raise NotAuthenticated
         if not (news.contacts or news.receipts):
-            return
+            return news.messages
         delivered: list[UUID] = []
         async with self._reads, self._database.transaction() as tx:
             is_changed = news.contacts and await messages.take_contacts_changed(tx, caller.user_id, caller.session_id)
@@ -244,6 +265,7 @@ class Stream(Subscriber):
             self._sink.contacts_changed()
         if delivered:
             self._sink.delivered(delivered)
+        return None  # time has gone by
 
     def _end(self, problem: Problem) -> None:
         if not self._is_over:

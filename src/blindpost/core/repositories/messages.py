@@ -52,13 +52,6 @@ class Waiting(NamedTuple):
     own_bytes: int
 
 
-class News(NamedTuple):
-    """What a session has not been told yet."""
-
-    receipts: bool
-    contacts: bool
-
-
 def _inbox_statement(*, is_page_of_stream: bool = False) -> Select[Any]:
     size = func.octet_length(messages.c.message)
     rows = (
@@ -78,17 +71,6 @@ def _inbox_statement(*, is_page_of_stream: bool = False) -> Select[Any]:
     message = case((waiting.c.before < page_bytes, waiting.c.message)).label("message")
     columns = [message if field == "message" else waiting.c[field] for field in _FIELDS]
     return select(*columns).order_by(waiting.c.id)
-
-
-def _news_statement() -> Select[bool, bool]:
-    due = exists().where(receipts.c.sender_id == bindparam("user_id"))
-    told = sessions.join(users, users.c.id == sessions.c.user_id)
-    statement = select(due, users.c.contacts_version > sessions.c.contacts_seen).select_from(told)
-    return statement.where(
-        sessions.c.id == bindparam("session_id"),
-        sessions.c.user_id == bindparam("user_id"),
-        sessions.c.expires_at > func.now(),
-    )
 
 
 _CONTACT: Final = """
@@ -116,11 +98,9 @@ def _waiting_statement(rule: str) -> TextClause:
     return statement.bindparams(bindparam("sender_id", type_=Uuid), bindparam("recipient_id", type_=Uuid))
 
 
-# Every poll runs these two. Built once, they are also compiled and prepared once: building them for each call took
-# longer than running them.
+# Built once, they are also compiled and prepared once: building them for each call took longer than running them.
 _INBOX: Final = _inbox_statement()
 _UNREAD: Final = _inbox_statement(is_page_of_stream=True)
-_NEWS: Final = _news_statement()
 _WAITING: Final = {True: _waiting_statement(_CONTACT), False: _waiting_statement(_ANYBODY)}
 
 
@@ -157,12 +137,6 @@ async def sessions_told(tx: AsyncConnection, session_ids: Iterable[UUID]) -> dic
         .where(sessions.c.id == _any_of(session_ids), sessions.c.expires_at > func.now())
     )
     return {row[0]: row[1] for row in await tx.execute(statement)}
-
-
-async def news(tx: AsyncConnection, user_id: UUID, session_id: UUID) -> News | None:
-    """Read what a session has not been told; None if the session has ended."""
-    row = (await tx.execute(_NEWS, {"user_id": user_id, "session_id": session_id})).first()
-    return News(*row) if row else None
 
 
 async def take_receipts(tx: AsyncConnection, user_id: UUID, limit: int) -> list[UUID]:
