@@ -53,9 +53,10 @@ class Tokens:
         self._data_dir = data_dir
         self._database = database
         self._audit = audit
+        token_key.load_or_make(data_dir)
+        self._file = token_key.state(data_dir)  # before it is read: a rotation in between is seen at the next look
         self._key = token_key.load_or_make(data_dir)
         self._key_id = self._key.id
-        self._file = token_key.state(data_dir)
         self._public_keys: dict[str, ec.EllipticCurvePublicKey] = {}
         self._verified: dict[str, Claims] = {}
         self._refreshing = asyncio.Lock()
