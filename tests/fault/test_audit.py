@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from blindpost.core.audit import Audit, Event, read_head, verify
+from blindpost.core.audit import Audit, Event, read_heads, verify
 from blindpost.core.database import Database
 from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.core.repositories import audit as repository
@@ -36,5 +36,5 @@ async def test_every_event_around_a_kill_of_postgresql_is_written_once(servers: 
         audit.close()
         await running
         assert await all_is_written()
-        walk = await verify(database, read_head(tmp_path))
+        walk = await verify(database, read_heads(tmp_path))
         assert walk.faults == []

@@ -13,7 +13,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from blindpost.core.audit import HEAD_FILE, Audit, Event, read_head, verify, write_head
+from blindpost.core.audit import HEAD_FILE, Audit, Event, read_head, read_heads, verify, worker_dir, write_head
 from blindpost.core.audit_chain import Entry, Fault, Head, Kind, Row, hash_of, link
 from blindpost.core.database import Database, Transaction
 from blindpost.core.embedded import StoreUrls
@@ -103,7 +103,7 @@ async def rows_of(database: Database) -> list[Row]:
 
 
 async def faults(database: Database, data_dir: Path) -> list[Fault]:
-    return (await verify(database, read_head(data_dir))).faults
+    return (await verify(database, read_heads(data_dir))).faults
 
 
 async def found(database: Database, data_dir: Path) -> list[tuple[Kind, int | None]]:
@@ -351,9 +351,9 @@ async def test_a_chain_that_was_computed_anew_is_found_by_the_node_that_wrote_it
 ) -> None:
     rows = await rows_of(database)
     await recompute(database, raw, rows[0]._replace(event="limit_hit"))
-    assert (await verify(database, None)).faults == []
+    assert (await verify(database, [])).faults == []
     assert await found(database, three) == [(Kind.REWRITTEN, 3)]
-    assert [fault.kind for fault in (await verify(database, None, rows[1].hash)).faults] == [Kind.REWRITTEN]
+    assert [fault.kind for fault in (await verify(database, [], rows[1].hash)).faults] == [Kind.REWRITTEN]
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["by-the-same-run", "by-a-later-run"])
@@ -372,6 +372,28 @@ async def test_a_node_that_goes_on_writing_does_not_wipe_out_the_proof(
     assert len(await rows_of(database)) == 4
     assert read_head(three) == remembered
     assert await found(database, three) == [(Kind.REWRITTEN, 3)]
+
+
+async def test_a_worker_that_has_seen_nothing_does_not_wipe_out_what_another_remembers(
+    database: Database, raw: "asyncpg.Connection[Any]", three: Path
+) -> None:
+    """All workers append to what they find, and the second one's head is of the very id that was cut off."""
+    await raw.execute("DELETE FROM audit WHERE id > 2")
+    await write(database, worker_dir(three, 2), Event.SCHEMA_MIGRATED)
+    heads = read_heads(three)
+    assert [head.id for head in heads] == [3, 3]
+    assert heads[0].hash != heads[1].hash
+    assert await found(database, three) == [(Kind.REWRITTEN, 3)]
+
+
+async def test_the_heads_of_workers_that_are_no_more_still_count(
+    database: Database, raw: "asyncpg.Connection[Any]", three: Path
+) -> None:
+    await write(database, worker_dir(three, 4), Event.SCHEMA_MIGRATED)
+    await write(database, three, Event.ACCOUNT_DELETED)
+    assert await found(database, three) == []
+    await raw.execute("DELETE FROM audit WHERE id > 3")
+    assert {(Kind.CUT_OFF, 4), (Kind.CUT_OFF, 5)} == set(await found(database, three))
 
 
 # Expiry
@@ -424,7 +446,7 @@ async def test_a_false_word_of_an_expiry_is_found_by_the_node_that_wrote_what_is
         word = Entry(days_ago(0), "audit_expired", None, None, 3)
         await repository.append(tx, link(await repository.head(tx), [word]))
     await raw.execute("DELETE FROM audit WHERE id <= 3")
-    assert (await verify(database, None)).faults == []
+    assert (await verify(database, [])).faults == []
     assert await found(database, three) == [(Kind.BEGINS_TOO_LATE, 3)]
 
 

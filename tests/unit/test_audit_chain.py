@@ -40,7 +40,7 @@ def head_of(row: Row) -> Head:
 
 
 def faults(rows: list[Row], anchor: Head | None = None, expected: bytes | None = None) -> list[Fault]:
-    walk = Walk(anchor, expected)
+    walk = Walk([] if anchor is None else [anchor], expected)
     for row in sorted(rows, key=lambda row: row.id):
         walk.take(row)
     return walk.finish()

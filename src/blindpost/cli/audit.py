@@ -11,7 +11,7 @@ from rich.text import Text
 
 from blindpost.cli.common import err, errors_as_sentences, fail, out, printable, run, settings_from, stores_for
 from blindpost.cli.operator import DataDir
-from blindpost.core.audit import HEAD_FILE, SUBJECT, read_head
+from blindpost.core.audit import HEAD_FILE, SUBJECT, WORKER_DIRS, read_heads
 from blindpost.core.audit import verify as walk_over
 from blindpost.core.database import Database
 from blindpost.core.embedded import running_database
@@ -44,8 +44,9 @@ def verify(
     """Check that the audit is whole: no row edited, taken out, moved, or cut off; ends with 1 if it is not.
 
     Every row is chained to the one before it. That the end is not cut off, and that not all of it was made anew, is
-    seen by the last row that this node wrote (audit-head in its data directory), so run this on every node. Write
-    the head down elsewhere, and give it to --expect later: then not even the nodes need to be believed.
+    seen by the last row that this node wrote (audit-head in its data directory; one for each worker), so run this
+    on every node. Write the head down elsewhere, and give it to --expect later: then not even the nodes need to be
+    believed.
 
     The router may run meanwhile, with embedded stores too.
 
@@ -60,13 +61,13 @@ def verify(
         expected = None if expect is None else _hash(expect)
         settings = settings_from(data_dir=data_dir)
         with _database_of(settings) as url:
-            # The anchor first: a row that is written from here on is beyond both.
-            anchor = read_head(settings.data_dir)
-            walk = run(_verify(url, anchor, expected))
+            # The anchors first: a row that is written from here on is beyond both.
+            anchors = read_heads(settings.data_dir)
+            walk = run(_verify(url, anchors, expected))
         if walk.faults:
             _deplore(walk)
         _praise(walk)
-        if anchor is None and expected is None:
+        if not anchors and expected is None:
             err.print(
                 f"There is no {HEAD_FILE} in {settings.data_dir}: rows cut off at the end would not be seen from here.",
                 markup=False,
@@ -84,9 +85,9 @@ def _hash(text: str) -> bytes:
     return value
 
 
-async def _verify(url: str, anchor: "Head | None", expected: bytes | None) -> "Walk":
+async def _verify(url: str, anchors: "list[Head]", expected: bytes | None) -> "Walk":
     async with _opened(url) as database:
-        return await walk_over(database, anchor, expected)
+        return await walk_over(database, anchors, expected)
 
 
 def _deplore(walk: "Walk") -> None:
@@ -94,8 +95,8 @@ def _deplore(walk: "Walk") -> None:
         out.print(f"{_where(fault)}{fault.kind}: {fault.says}", markup=False, soft_wrap=True)
     fail(
         f"the audit is not whole: see the {'line' if len(walk.faults) == 1 else 'lines'} above",
-        f"a restored backup can be the reason: then delete {HEAD_FILE} in the data directory, and a new one begins;"
-        " else, somebody has changed the database past the router",
+        f"a restored backup can be the reason: then delete {HEAD_FILE} in the data directory and in its {WORKER_DIRS}*,"
+        " and new ones begin; else, somebody has changed the database past the router",
     )
 
 

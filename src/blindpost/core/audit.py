@@ -11,7 +11,7 @@ that it wrote in a file of its own, and moves on from it only while it is still 
 import asyncio
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -27,6 +27,7 @@ from blindpost.errors import ConfigurationError, OutcomeUnknown, Unavailable
 from blindpost.telemetry import AUDIT_EVENTS, FAULTS, log, log_fault
 
 HEAD_FILE: Final = "audit-head"
+WORKER_DIRS: Final = "worker-"
 CAPACITY: Final = 512
 """Different events that may wait, and so the most rows per second: a flood must not fill the disk either."""
 INTERVAL_S: Final = 1.0
@@ -359,12 +360,32 @@ def write_head(data_dir: Path, head: Head) -> None:
         raise
 
 
-async def verify(database: Database, anchor: Head | None, expected: bytes | None = None) -> Walk:
+def worker_dir(data_dir: Path, number: int) -> Path:
+    """Return where a worker keeps its head: two that wrote to one file would wipe out each other's proof.
+
+    The first one's is the directory itself, so that a router finds what it wrote with fewer workers. Raises
+    ConfigurationError.
+    """
+    path = data_dir if number == 1 else data_dir / f"{WORKER_DIRS}{number}"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be made: {error.strerror}", "set BLINDPOST_DATA_DIR") from None
+    return path
+
+
+def read_heads(data_dir: Path) -> list[Head]:
+    """Read which rows this node's workers wrote last, also those that are no more; raises ConfigurationError."""
+    places = data_dir, *sorted(data_dir.glob(f"{WORKER_DIRS}*"))
+    return [head for each in places if (head := read_head(each)) is not None]
+
+
+async def verify(database: Database, anchors: Iterable[Head], expected: bytes | None = None) -> Walk:
     """Walk the whole chain as it is at one moment; raises Unavailable.
 
-    The anchor must have been read before: rows that a running node writes meanwhile are not seen here.
+    The anchors must have been read before: rows that a running node writes meanwhile are not seen here.
     """
-    walk = Walk(anchor, expected)
+    walk = Walk(anchors, expected)
     async with database.transaction() as tx:
         await audit.snapshot(tx)
         rows = await audit.after(tx, None, PAGE)

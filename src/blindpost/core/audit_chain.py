@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
+from itertools import chain
 from typing import Final, NamedTuple
 
 from blindpost.protocol.transcripts import transcript
@@ -113,19 +114,22 @@ class Walk:
     """Takes the rows in the order of their ids, and says what is wrong with them.
 
     A chain that was cut at its end, or computed anew as a whole, looks right in itself. Only somebody who remembers
-    a row of it can tell: the anchor is the last row that this node wrote, `expected` a hash that was written down.
+    a row of it can tell: the anchors are the last rows that this node's workers wrote, `expected` a hash that was
+    written down.
     """
 
-    def __init__(self, anchor: Head | None = None, expected: bytes | None = None) -> None:
+    def __init__(self, anchors: Iterable[Head] = (), expected: bytes | None = None) -> None:
         self.count = 0
         self.first: Row | None = None
         self.last: Row | None = None
         self.faults: list[Fault] = []
         """The first twenty."""
-        self._anchor = anchor
+        self._unmet: dict[int, list[Head]] = {}
+        for anchor in anchors:
+            self._unmet.setdefault(anchor.id, []).append(anchor)
         self._expected = expected
         self._expired: Row | None = None
-        self._is_anchored = self._is_expected_there = self._is_suspect = False
+        self._is_expected_there = self._is_suspect = False
 
     def take(self, row: Row) -> None:
         before, self.last = self.last, row
@@ -151,15 +155,14 @@ class Walk:
 
     def _compare(self, row: Row) -> None:
         self._is_expected_there |= row.hash == self._expected
-        if self._anchor is not None and row.id == self._anchor.id:
-            self._is_anchored = True
-            if row.hash != self._anchor.hash:
-                self._found(Kind.REWRITTEN, row.id, "this node remembers it with another hash")
+        if any(anchor.hash != row.hash for anchor in self._unmet.pop(row.id, ())):
+            self._found(Kind.REWRITTEN, row.id, "this node remembers it with another hash")
 
     def finish(self) -> list[Fault]:
         """Say what only the whole shows."""
         self._check_beginning()
-        self._check_anchor()
+        for anchor in chain.from_iterable(self._unmet.values()):
+            self._check_unmet(anchor)
         if self._expected is not None and not self._is_expected_there:
             self._found(Kind.REWRITTEN, None, "the hash that was expected is not in the chain, or not any more")
         return self.faults
@@ -171,10 +174,7 @@ class Walk:
         if self._expired is None or self._expired.count != self.first.id - 1:
             self._found(Kind.BEGINS_TOO_LATE, self.first.id, "no row says that those before it have expired")
 
-    def _check_anchor(self) -> None:
-        anchor = self._anchor
-        if anchor is None or self._is_anchored:
-            return
+    def _check_unmet(self, anchor: Head) -> None:
         if self.first is None or self.last is None or anchor.id > self.last.id:
             self._found(Kind.CUT_OFF, anchor.id, "this node wrote it, and the chain ends before it")
         elif anchor.id < self.first.id and (self._expired is None or not may_have_expired(anchor, self._expired.at)):
