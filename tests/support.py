@@ -4,11 +4,11 @@ import asyncio
 import base64
 import threading
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import httpx
@@ -20,6 +20,8 @@ from blindpost.core.embedded import StoreUrls
 from blindpost.protocol import transcripts
 from blindpost.protocol.dpop import ProofKey, SignedRequest
 from blindpost.protocol.keys import ECDSA_SHA384, PublicKey
+
+Opened = TypeVar("Opened")
 
 
 def b64(data: bytes) -> str:
@@ -189,17 +191,22 @@ def settings_for(stores: StoreUrls, data_dir: Path, **more: Any) -> Settings:
     return Settings(**(given | more))
 
 
-@contextmanager
-def running_in_thread(settings: Settings) -> Iterator[Running]:
+def running_in_thread(settings: Settings) -> AbstractContextManager[Running]:
     """Run a router on an event loop of its own, for tests of any loop to talk to over HTTP."""
+    return in_thread(lambda: running(settings))
+
+
+@contextmanager
+def in_thread(open_it: Callable[[], AbstractAsyncContextManager[Opened]]) -> Iterator[Opened]:
+    """Keep something open on an event loop of its own."""
     ready = threading.Event()
-    outcome: list[Running | BaseException] = []
+    outcome: list[Opened | BaseException] = []
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 
     async def serve() -> None:
-        async with running(settings) as router:
-            outcome.append(router)
+        async with open_it() as it:
+            outcome.append(it)
             ready.set()
             await stop.wait()
 

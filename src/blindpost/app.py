@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, cast
+from pathlib import Path
+from typing import Any, Final, NewType, cast
 
 import prometheus_client
 import uvicorn
 from dishka import AsyncContainer, Provider, Scope, from_context, make_async_container, provide
 from dishka.integrations.fastapi import setup_dishka
 from fastapi import FastAPI
+from prometheus_client.registry import CollectorRegistry
 from starlette.types import ASGIApp
 
 from blindpost import __version__
@@ -55,12 +57,16 @@ DRAIN_S: Final = 4
 """After the waiting polls were let go, what is left of the requests gets this long."""
 LISTENER_START_S: Final = 10
 
+NodeDir = NewType("NodeDir", Path)
+"""Where this process keeps what no other may write, the worker beside it included."""
+
 
 class Components(Provider):
     """Everything lives as long as the process: a request makes nothing but its answer."""
 
     scope = Scope.APP
     settings = from_context(provides=Settings, scope=Scope.APP)
+    node_dir = from_context(provides=NodeDir, scope=Scope.APP)
 
     @provide
     async def database(self, settings: Settings) -> AsyncIterator[Database]:
@@ -123,8 +129,8 @@ class Components(Provider):
         return Pseudonyms(database)
 
     @provide
-    def audit(self, settings: Settings, database: Database, pseudonyms: Pseudonyms) -> Audit:
-        return Audit(database, pseudonyms, settings.data_dir, settings.audit_days)
+    def audit(self, settings: Settings, node_dir: NodeDir, database: Database, pseudonyms: Pseudonyms) -> Audit:
+        return Audit(database, pseudonyms, node_dir, settings.audit_days)
 
     @provide
     def limiter(self, settings: Settings, cache: Cache, pseudonyms: Pseudonyms, audit: Audit) -> Limiter:
@@ -186,14 +192,15 @@ def _describe(app: FastAPI) -> None:
 
 @asynccontextmanager
 async def open_components(
-    settings: Settings, *overrides: Provider, failed: asyncio.Event | None = None
+    settings: Settings, *overrides: Provider, failed: asyncio.Event | None = None, node_dir: Path | None = None
 ) -> AsyncIterator[AsyncContainer]:
     """Check and migrate the stores, and run what runs behind the requests; raises ConfigurationError.
 
     When it ends: the waiting go first, what was taken is written, and the stores are closed last. `failed` is set
     if something behind the requests ends by a fault: the process is then of no use any more.
     """
-    container = make_async_container(Components(), *overrides, context={Settings: settings})
+    context = {Settings: settings, NodeDir: node_dir or settings.data_dir}
+    container = make_async_container(Components(), *overrides, context=context)
     try:
         database, cache = await container.get(Database), await container.get(Cache)
         await database.check_server()
@@ -252,10 +259,9 @@ async def _listening(hub: Hub) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A router that answers."""
+class Served:
+    """A router that answers, by one process or several."""
 
-    container: AsyncContainer
     origin: str
     """Where it listens, as a URL."""
     metrics: str
@@ -263,51 +269,80 @@ class Running:
     """Set when it cannot go on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one process of a router is made of."""
+
+    container: AsyncContainer
+    failed: asyncio.Event
+    """Set when it cannot go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running(Served):
+    """A router that answers by this process."""
+
+    container: AsyncContainer
+
+
 @asynccontextmanager
 async def running(settings: Settings, *overrides: Provider) -> AsyncIterator[Running]:
     """Serve HTTP inside the block; raises ConfigurationError. Signals are the caller's business."""
     check_transport(settings)
+    with bind(settings.host, settings.port) as listener, serving_metrics(settings, registry) as metrics:
+        settings = at_port_of(listener, settings)
+        async with answering(settings, listener, *overrides) as node:
+            yield Running(origin_of(settings), metrics, node.failed, node.container)
+
+
+@asynccontextmanager
+async def answering(
+    settings: Settings, listener: socket.socket, *overrides: Provider, node_dir: Path | None = None
+) -> AsyncIterator[Node]:
+    """Serve HTTP by this process on a socket that listens, inside the block; raises ConfigurationError."""
     certificate = certificate_of(settings)
     _allow_many_files()
     proxies = read_networks(settings.trusted_proxies)
     places = Places(settings.connections_per_address_max, proxies)
-    listener = _bind(settings.host, settings.port)
-    port = listener.getsockname()[1]
-    settings = settings.model_copy(update={"port": port})
     failed = asyncio.Event()
-    try:
-        async with open_components(settings, *overrides, failed=failed) as container:
-            server = _Server(
-                uvicorn.Config(
-                    await application(container),
-                    http=connection_class(places),
-                    ws="none",
-                    lifespan="off",
-                    log_config=None,
-                    log_level=logging.WARNING,
-                    access_log=False,  # it would write paths, and paths hold names
-                    server_header=False,
-                    proxy_headers=bool(settings.trusted_proxies),
-                    forwarded_allow_ips=settings.trusted_proxies,
-                    timeout_keep_alive=75,
-                    timeout_graceful_shutdown=DRAIN_S,
-                    headers=_headers(settings),
-                ),
-                certificate,
-                Places(HANDSHAKES_PER_ADDRESS_MAX, proxies),
-            )
-            with _metrics(settings) as metrics:
-                async with _following(certificate, failed):
-                    serving = asyncio.create_task(server.serve(sockets=[listener]))
-                    serving.add_done_callback(partial(_report, failed))
-                    try:
-                        yield Running(container, _origin(settings), metrics, failed)
-                    finally:
-                        (await container.get(Hub)).close()
-                        server.should_exit = True
-                        await serving
-    finally:
-        listener.close()
+    async with open_components(settings, *overrides, failed=failed, node_dir=node_dir) as container:
+        server = _Server(
+            uvicorn.Config(
+                await application(container),
+                http=connection_class(places),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level=logging.WARNING,
+                access_log=False,  # it would write paths, and paths hold names
+                server_header=False,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=settings.trusted_proxies,
+                backlog=LISTEN_BACKLOG,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=DRAIN_S,
+                headers=_headers(settings),
+            ),
+            certificate,
+            Places(HANDSHAKES_PER_ADDRESS_MAX, proxies),
+        )
+        async with _following(certificate, failed):
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            serving.add_done_callback(partial(_report, failed))
+            try:
+                yield Node(container, failed)
+            finally:
+                (await container.get(Hub)).close()
+                server.should_exit = True
+                await serving
+
+
+async def first(*events: asyncio.Event) -> None:
+    """Wait for one of several events."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
 
 
 def _headers(settings: Settings) -> list[tuple[str, str]]:
@@ -316,7 +351,13 @@ def _headers(settings: Settings) -> list[tuple[str, str]]:
     return [("Strict-Transport-Security", HSTS)] if settings.origin.startswith("https://") else []
 
 
-def _origin(settings: Settings) -> str:
+def at_port_of(listener: socket.socket, settings: Settings) -> Settings:
+    """Return the settings with the port that was found, where they left it open."""
+    return settings.model_copy(update={"port": listener.getsockname()[1]})
+
+
+def origin_of(settings: Settings) -> str:
+    """Say where the router listens, as a URL."""
     scheme = "http" if settings.tls_cert is None else "https"
     return f"{scheme}://{_host(settings.host)}:{settings.port}"
 
@@ -368,10 +409,11 @@ def _allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
+    """Listen; raises ConfigurationError, one sentence. With `reuse_port` several sockets can listen on one port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG, reuse_port=reuse_port)
         # Accepted connections inherit it; asyncio sets it only on sockets that it made itself. Without it an answer
         # can wait 40 ms for the client's delayed acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -388,11 +430,11 @@ def _host(host: str) -> str:
 
 
 @contextmanager
-def _metrics(settings: Settings) -> Iterator[str]:
-    """Answer Prometheus on a listener of its own, which the world need not reach."""
+def serving_metrics(settings: Settings, source: CollectorRegistry) -> Iterator[str]:
+    """Answer Prometheus on a listener of its own, which the world need not reach; raises ConfigurationError."""
     try:
         server, thread = prometheus_client.start_http_server(
-            settings.metrics_port, settings.metrics_host, registry=registry
+            settings.metrics_port, settings.metrics_host, registry=source
         )
     except OSError as error:
         raise ConfigurationError(

@@ -4,6 +4,7 @@ The file is named by `BLINDPOST_CONFIG`; a variable wins over the file. Nothing 
 """
 
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -89,6 +90,9 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     """0 takes a free port and prints it."""
 
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that answer on the address; each is a node of its own to the others, on the same stores."""
+
     allow_bearer: bool = False
     """Whether a login without a proof of a session key gets a token that whoever steals it can use."""
     require_contact: bool = True
@@ -101,11 +105,12 @@ class Settings(BaseSettings):
     sweep_interval_s: Annotated[float, Field(gt=0, le=300)] = 5.0
     """A wake-up that was lost heals within this time; each sweep is one query per process."""
     waiting_max: Annotated[int, Field(ge=1)] = 20_000
-    """Waiting polls in one process: each holds a socket and some memory."""
+    """Waiting polls and streams: each holds a socket and some memory. Workers have equal parts of it."""
     waiting_per_user_max: Annotated[int, Field(ge=1)] = 16
-    """One person's devices and tabs."""
+    """One person's devices and tabs, in one process: the kernel chooses which of them a device comes to."""
     connections_per_address_max: Annotated[int, Field(ge=1)] = 1_024
-    """From one address (an IPv6 /64), and as many waiting polls. Loopback, where proxies are, is not counted."""
+    """From one address (an IPv6 /64) to one process, and as many waiting polls. Loopback, where proxies are, is not
+    counted."""
     mailbox_messages_max: Annotated[int, Field(ge=4)] = 40_000
     """Messages that wait for one person; one sender gets a quarter of it."""
     mailbox_bytes_max: Annotated[int, Field(ge=4 * 65_536)] = 1 << 30
@@ -168,6 +173,17 @@ class Settings(BaseSettings):
         scheme = "http" if self.tls_cert is None else "https"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return self.public_origin or f"{scheme}://{host}:{self.port}"
+
+    @property
+    def logs_are_json(self) -> bool:
+        """Tell how log lines shall look, now that it is known where they go."""
+        if self.log_format is LogFormat.AUTO:
+            return not sys.stderr.isatty()
+        return self.log_format is LogFormat.JSON
+
+    def of_one_worker(self) -> Self:
+        """Return what one of the workers works by: an equal part of what can be divided."""
+        return self.model_copy(update={"waiting_max": -(-self.waiting_max // self.workers)})
 
 
 def unknown_variables() -> list[str]:

@@ -22,7 +22,7 @@ SAFE_FIELDS: Final = frozenset(
     {
         *("event", "level", "timestamp", "logger", "error", "frames", "request_id"),
         *("method", "route", "status", "code", "duration_ms", "count", "seconds"),
-        *("address", "metrics", "origin", "store", "action", "revision", "pid", "signal", "setting"),
+        *("address", "metrics", "origin", "store", "action", "revision", "pid", "signal", "setting", "worker"),
     }
 )
 STRUCK: Final = "[struck out]"

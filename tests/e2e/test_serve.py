@@ -19,6 +19,7 @@ import pytest
 from blindpost.core.embedded import place
 from fault.nodes import RawPoll
 from fault.servers import Handmade, fresh_database, handmade, tell, until
+from sockets import Ws
 from support import Person, contacts, person
 
 PROGRAM = (sys.executable, "-c", "from blindpost.cli import main; main()")
@@ -226,13 +227,14 @@ async def test_stores_of_ones_own_are_used_by_their_urls_and_no_other_is_started
     assert servers.redis.alive
 
 
-async def test_a_port_in_use_is_one_clear_line(servers: Handmade, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_port_in_use_is_one_clear_line(servers: Handmade, tmp_path: Path, workers: int) -> None:
     urls = await fresh_database(servers.urls)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    stores = {"database_url": urls.database_url, "redis_url": urls.redis_url}
+    # As another router with workers would have it: the port can be shared, and must not be.
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
         port = taken.getsockname()[1]
-        result = blindpost(
-            "serve", data_dir=tmp_path, port=port, database_url=urls.database_url, redis_url=urls.redis_url
-        )
+        result = blindpost("serve", data_dir=tmp_path, port=port, workers=workers, **stores)
     assert str(port) in one_sentence(result)
 
 
@@ -292,3 +294,68 @@ def test_when_an_embedded_store_ends_by_itself_serve_says_so_and_ends(serve: Ser
     assert served.process.wait(READY_S + SLACK_S) == 1
     assert "Redis has ended by itself" in served.errors()
     until(lambda: not served.left(), what="the end of the rest")
+
+
+# Workers
+
+
+def workers_of(served: Served) -> list[psutil.Process]:
+    return [each for each in served.family if each.cmdline()[-1:] == ["blindpost.workers"]]
+
+
+async def test_a_stop_of_several_workers_lets_polls_and_streams_go_ends_with_0_and_leaves_no_process(
+    serve: Serve,
+) -> None:
+    served = serve(workers=2, waiting_per_user_max=POLLS)
+    tell(f"two workers ready after {served.took:.1f} s")
+    assert "workers  2" in served.said
+    assert len(workers_of(served)) == 2
+    async with httpx.AsyncClient(base_url=served.origin, timeout=60) as http:
+        someone = await person(http)
+        polls = [await RawPoll.open(served.origin, someone) for _ in range(SOME)]
+        streams = [
+            await Ws.connect(served.origin, "/messages/ws", someone.signed("GET", f"{served.origin}/messages/ws"))
+            for _ in range(SOME)
+        ]
+        found = re.search(r"metrics\s+(http://\S+)", served.said)
+        assert found
+        page = found[1]
+        until(lambda: summed(page, "blindpost_waiting") == SOME, what="waiting polls at the workers")
+        until(lambda: summed(page, 'blindpost_streams{transport="websocket"') == SOME, what="streams at the workers")
+        stop(served, "Ctrl-C")
+        began = time.monotonic()
+        answers = await asyncio.gather(*(poll.answer(STOP_S + SLACK_S) for poll in polls))
+        codes = await asyncio.gather(*(stream.closed() for stream in streams))
+        for stream in streams:
+            await stream.vanish()
+    assert served.process.wait(STOP_S + SLACK_S) == 0
+    tell(f"ended after {time.monotonic() - began:.2f} s")
+    assert {(status, page["has_messages"]) for status, page in answers} == {(200, False)}
+    assert set(codes) == {4200}
+    assert served.left() == []
+    assert "worker_ended" not in served.errors()
+
+
+SOME = 20
+
+
+def summed(page: str, beginning: str) -> float:
+    """Add up the samples of all workers."""
+    lines = httpx.get(page).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(beginning))
+
+
+async def test_kill_9_of_the_supervisor_leaves_no_worker_and_no_command_line_or_environment_held_a_secret(
+    serve: Serve, servers: Handmade
+) -> None:
+    urls = await fresh_database(servers.urls)
+    served = serve(workers=2, database_url=urls.database_url, redis_url=urls.redis_url)
+    workers = workers_of(served)
+    assert len(workers) == 2
+    for each in workers:
+        shown = " ".join([*each.cmdline(), *each.environ().values()])
+        assert str(urls.database_url) not in shown
+        assert str(urls.redis_url) not in shown
+    workers[0].suspend()  # one that hangs, too
+    served.process.kill()
+    until(lambda: not served.left(), what="the end of the workers")

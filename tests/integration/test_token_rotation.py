@@ -71,6 +71,22 @@ async def test_a_rotation_is_taken_by_the_running_router_and_nobody_notices(
         success(await someone.at(second_http).get("/auth/me"))
 
 
+async def test_workers_who_share_the_key_file_all_take_the_new_key(
+    stores: StoreUrls, node: Running, node_http: httpx.AsyncClient, node_dir: Path
+) -> None:
+    with running_in_thread(settings_for(stores, node_dir)) as twin:
+        async with client_of(twin) as twin_http:
+            before = await person(twin_http)
+            new = token_key.rotate(node_dir, HOUR_S)
+            await taken(node, new.id)
+            await taken(twin, new.id)
+            after = await person(twin_http)
+            assert key_id_of(after) == new.id
+            for someone in (before, after):
+                success(await someone.get("/auth/me"))
+                success(await someone.at(node_http).get("/auth/me"))
+
+
 async def test_after_the_overlap_tokens_of_the_old_key_are_refused_and_its_public_half_is_gone(
     node: Running, node_http: httpx.AsyncClient, node_dir: Path, database: "asyncpg.Connection[Any]"
 ) -> None:

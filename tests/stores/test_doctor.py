@@ -297,9 +297,10 @@ def test_a_postgresql_elsewhere_must_show_a_checked_certificate(
     assert safety.postgres_transport("X", url).level is level
 
 
-async def findings_of(url: str, *, pool_size: int = 5) -> dict[str, Level]:
+async def findings_of(url: str, *, pool_size: int = 5, workers: int = 1) -> dict[str, Level]:
     async with Database(url, pool_size=1) as database:
-        return worst(await postgres_findings(database, is_embedded=False, pool_size=pool_size))
+        found = await postgres_findings(database, is_embedded=False, pool_size=pool_size, workers=workers)
+        return worst(found)
 
 
 LOGIN = {"PostgreSQL's login": Level.WRONG}
@@ -336,6 +337,7 @@ async def test_a_role_that_owns_the_tables_is_a_note_and_a_superuser_is_wrong(ro
 
 async def test_too_few_connections_for_the_pool_are_wrong(roles: Roles) -> None:
     assert (await findings_of(roles.router_url, pool_size=1_000))["connections"] is Level.WRONG
+    assert (await findings_of(roles.router_url, workers=64))["connections"] is Level.WRONG
 
 
 async def test_a_login_by_password_is_fine_unless_it_is_kept_as_md5(servers: Handmade, roles: Roles) -> None:

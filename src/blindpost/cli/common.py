@@ -3,7 +3,6 @@
 import asyncio
 import shlex
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from blindpost.client import ClientError, KeyChanged, LoginRefused, grouped
-from blindpost.config import LogFormat, Settings, load_settings, unknown_variables
+from blindpost.config import Settings, load_settings, unknown_variables
 from blindpost.core.embedded import EmbeddedStores
 from blindpost.errors import BlindpostError, ConfigurationError
 from blindpost.telemetry import configure_logging
@@ -88,8 +87,7 @@ def settings_from(**options: object) -> Settings:
     for name in unknown_variables():
         err.print(f"blindpost: {name} is no setting, and has no effect: see `blindpost serve --help`", markup=False)
     settings = load_settings(**options)
-    json = settings.log_format is LogFormat.JSON or (settings.log_format is LogFormat.AUTO and not sys.stderr.isatty())
-    configure_logging(json=json, level=settings.log_level)
+    configure_logging(json=settings.logs_are_json, level=settings.log_level)
     return settings
 
 

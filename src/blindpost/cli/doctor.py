@@ -166,10 +166,11 @@ def _rules(settings: Settings) -> Iterator[Finding]:
 
 def _open_files(settings: Settings) -> Finding:
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    says = f"{files}, for at most {settings.waiting_max} waiting polls"
-    if files >= settings.waiting_max:
+    waiting_max = settings.of_one_worker().waiting_max
+    says = f"{files}, for at most {waiting_max} waiting polls" + (" in each worker" if settings.workers > 1 else "")
+    if files >= waiting_max:
         return fine("open files", says)
-    mend = f"ulimit -Hn {settings.waiting_max + 1_000} (systemd: LimitNOFILE=), or lower BLINDPOST_WAITING_MAX"
+    mend = f"ulimit -Hn {waiting_max + 1_000} (systemd: LimitNOFILE=), or lower BLINDPOST_WAITING_MAX"
     return note("open files", f"{says}: connections beyond it are refused", mend)
 
 
@@ -236,7 +237,9 @@ async def _check_stores(given: Settings, ready: Settings) -> list[Finding]:
         if (fault := await answers("PostgreSQL", database.check_server)) is None:
             findings.append(fine("PostgreSQL", "answers, and is new enough"))
             is_embedded = given.database_url is None
-            findings += await postgres_findings(database, is_embedded=is_embedded, pool_size=ready.database_pool_size)
+            findings += await postgres_findings(
+                database, is_embedded=is_embedded, pool_size=ready.database_pool_size, workers=ready.workers
+            )
         else:
             findings.append(fault)
     if ready.redis_url is not None:

@@ -23,7 +23,7 @@ def rotate(
     ] = False,
     data_dir: Annotated[Path | None, typer.Option(help="The node's directory, or BLINDPOST_DATA_DIR")] = None,
 ) -> None:
-    """Replace the key that signs this node's tokens; a router that runs takes it within seconds.
+    """Replace the key that signs this node's tokens; a router that runs takes it within seconds, with all its workers.
 
     Tokens of the old key stay good until they end by themselves (BLINDPOST_SESSION_LIFETIME_S), so nobody notices.
     If the old key may have been stolen, add --at-once. No other node is touched, and no identity key.

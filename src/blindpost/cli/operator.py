@@ -9,13 +9,14 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from blindpost.app import Running, running
+from blindpost.app import Served, first
 from blindpost.cli.common import err, errors_as_sentences, fail, out, run, settings_from, stores_for, watched_stores_for
 from blindpost.config import Settings
 from blindpost.core import privileges
 from blindpost.core.database import Database
 from blindpost.errors import ConfigurationError
 from blindpost.tls import certificate_of, check_transport
+from blindpost.workers import serving
 
 WATCH_S: Final = 1
 
@@ -29,6 +30,9 @@ TlsKey = Annotated[Path | None, typer.Option(help="Its private key (PEM), or BLI
 TlsAtProxy = Annotated[
     bool | None, typer.Option("--tls-at-proxy", help="A proxy in front speaks TLS; or BLINDPOST_TLS_AT_PROXY=true")
 ]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that answer, at most one per core; or BLINDPOST_WORKERS, 1 by default")
+]
 
 
 def serve(
@@ -38,6 +42,7 @@ def serve(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_at_proxy: TlsAtProxy = None,
+    workers: Workers = None,
 ) -> None:
     """Run the router.
 
@@ -52,6 +57,8 @@ def serve(
     - addresses: BLINDPOST_HOST, BLINDPOST_PORT, BLINDPOST_PUBLIC_ORIGIN, BLINDPOST_TRUSTED_PROXIES
 
     - TLS: BLINDPOST_TLS_CERT, BLINDPOST_TLS_KEY, BLINDPOST_TLS_AT_PROXY
+
+    - processes: BLINDPOST_WORKERS
 
     - metrics: BLINDPOST_METRICS_HOST, BLINDPOST_METRICS_PORT
 
@@ -71,6 +78,8 @@ def serve(
 
       blindpost serve --port 9000 --data-dir /srv/blindpost
 
+      blindpost serve --workers 4
+
       BLINDPOST_PUBLIC_ORIGIN=https://chat.example.org blindpost serve --host 0.0.0.0 --port 443
         --tls-cert chain.pem --tls-key key.pem
 
@@ -78,7 +87,13 @@ def serve(
     """
     with errors_as_sentences():
         settings = settings_from(
-            host=host, port=port, data_dir=data_dir, tls_cert=tls_cert, tls_key=tls_key, tls_at_proxy=tls_at_proxy
+            host=host,
+            port=port,
+            data_dir=data_dir,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_at_proxy=tls_at_proxy,
+            workers=workers,
         )
         # Before the stores are started: what is wrong here shall be said at once.
         check_transport(settings)
@@ -92,14 +107,16 @@ async def _serve(settings: Settings, ended: Callable[[], str | None], *, embedde
     loop = asyncio.get_running_loop()
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, stop.set)
-    async with running(settings) as router:
+    async with serving(settings) as router:
         _announce(router, settings, embedded=embedded)
         watching = asyncio.create_task(_watch(ended, stop))
-        await _first(stop, router.failed)
+        await first(stop, router.failed)
         watching.cancel()
         err.print("Stopping: waiting polls are let go, and what was taken is written.")
     if store := ended():
         fail(f"the embedded {store} has ended by itself", f"its log is in {settings.data_dir}; then start again")
+    if router.failed.is_set() and settings.workers > 1:
+        fail("a worker ended again and again as soon as it had started", "the log says why; please report it")
     if router.failed.is_set():
         fail("the router could not go on: a part of it ended by a fault", "the log says which; please report it")
 
@@ -111,19 +128,12 @@ async def _watch(ended: Callable[[], str | None], stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _first(*events: asyncio.Event) -> None:
-    """Wait for one of several events."""
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
-
-
-def _announce(router: Running, settings: Settings, *, embedded: bool) -> None:
+def _announce(router: Served, settings: Settings, *, embedded: bool) -> None:
     kind = "an embedded PostgreSQL and Redis" if embedded else "the stores that the settings name"
     origin = settings.public_origin or router.origin
     out.print(Text.assemble("Blindpost is listening on ", (router.origin, "bold green")), soft_wrap=True)
     for line in (
+        *([f"  workers  {settings.workers}"] if settings.workers > 1 else []),
         f"  stores   {kind}, data in {settings.data_dir}",
         f"  metrics  {router.metrics}",
         "Next, in another terminal:",

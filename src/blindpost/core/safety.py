@@ -107,12 +107,15 @@ def _without_port(host: str) -> str:
     return host if host.startswith("/") else host.partition(":")[0]
 
 
-async def postgres_findings(database: Database, *, is_embedded: bool, pool_size: int) -> list[Finding]:
+async def postgres_findings(
+    database: Database, *, is_embedded: bool, pool_size: int, workers: int = 1
+) -> list[Finding]:
     """Look at a PostgreSQL that answers."""
     async with database.reading() as connection:
         server = (await connection.execute(_SERVER)).one()
     schema = await _schema(database, is_embedded=is_embedded)
-    findings = [schema, await _durability(database), _queue(server.queue), _connections(server.connections, pool_size)]
+    connections = _connections(server.connections, pool_size, workers)
+    findings = [schema, await _durability(database), _queue(server.queue), connections]
     if not is_embedded:
         findings += [_authentication(server.method, server.hashing), *_role(server)]
         if schema.level is Level.OK:
@@ -153,13 +156,14 @@ def _queue(usage: float) -> Finding:
     )
 
 
-def _connections(available: int, pool_size: int) -> Finding:
-    needed = pool_size + OTHER_CONNECTIONS
+def _connections(available: int, pool_size: int, workers: int) -> Finding:
+    needed = workers * (pool_size + OTHER_CONNECTIONS)
     if needed > available:
         return wrong(
             "connections",
             f"the server lets in {available}, and each node takes {needed}: people would be refused under load",
-            f"ALTER SYSTEM SET max_connections = {needed * 4} and restart it, or lower BLINDPOST_DATABASE_POOL_SIZE",
+            f"ALTER SYSTEM SET max_connections = {needed * 4} and restart it, or lower BLINDPOST_DATABASE_POOL_SIZE or"
+            " BLINDPOST_WORKERS",
         )
     return fine("connections", f"{available}, and each node takes {needed}")
 

@@ -1,0 +1,5 @@
+"""A worker of its own process: see `worker.py`."""
+
+from blindpost.workers.worker import main
+
+main()
