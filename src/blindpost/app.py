@@ -44,6 +44,7 @@ from blindpost.routers.connection import Connection, connection_class
 from blindpost.routers.direct import Direct
 from blindpost.routers.listener import HANDSHAKES_PER_ADDRESS_MAX, TlsListener
 from blindpost.routers.middleware import Gate
+from blindpost.routers.streams import Streams
 from blindpost.services.auth import AuthService
 from blindpost.services.contacts import ContactService
 from blindpost.services.housekeeping import keep_house
@@ -174,8 +175,8 @@ def create_app(container: AsyncContainer) -> FastAPI:
 async def application(container: AsyncContainer) -> ASGIApp:
     """Put around it what stands before every request, and the calls that do without the framework."""
     auth, limiter = await container.get(AuthService), await container.get(Limiter)
-    direct = Direct(create_app(container), auth, limiter, await container.get(MessageService))
-    return Gate(direct)
+    messages = await container.get(MessageService)
+    return Direct(Gate(Streams(create_app(container), auth, limiter, messages)), auth, limiter, messages)
 
 
 def _describe(app: FastAPI) -> None:

@@ -1,8 +1,13 @@
 """Addresses: how one is written, and which stay on this machine. What is sent to any other can be read on the way."""
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
 
 Address = IPv4Address | IPv6Address
+
+REMEMBERED: Final = 4_096
+"""Of what is asked at every request; an address takes longer to read than the rest of such a question."""
 
 
 def read_address(host: str) -> Address | None:
@@ -14,6 +19,7 @@ def read_address(host: str) -> Address | None:
     return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
 
 
+@lru_cache(REMEMBERED)
 def is_loopback(host: str) -> bool:
     """Tell whether this is an address of the machine itself."""
     # Parsed, not compared by its beginning: 127.example.org is a name that may lead anywhere.

@@ -1,10 +1,11 @@
 """Where requests and connections come from, as far as it is counted."""
 
 from collections import Counter
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final
 
-from blindpost.core.addresses import read_address
+from blindpost.core.addresses import REMEMBERED, read_address
 from blindpost.errors import ConfigurationError
 
 IPV6_HOST_BITS: Final = 64
@@ -12,6 +13,7 @@ IPV6_HOST_BITS: Final = 64
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
 
+@lru_cache(REMEMBERED)
 def group_of(host: str) -> str:
     """Name whom an address counts for: an IPv6 one its /64, as one household has that many."""
     address = read_address(host)

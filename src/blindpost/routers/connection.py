@@ -36,6 +36,55 @@ UPGRADE: Final = "blindpost.upgrade"
 """In a request's ASGI extensions: what gives its connection to another protocol. Only where the client asked for it."""
 
 
+EXCHANGE: Final = "blindpost.exchange"
+"""In a request's ASGI extensions: its Exchange."""
+
+
+class Exchange:
+    """One request and its one answer, without ASGI's messages in between (docs/decisions/0015-the-hot-path.md)."""
+
+    __slots__ = ("_connection", "_cycle")
+
+    def __init__(self, connection: "Connection", cycle: Any) -> None:
+        self._connection = connection
+        self._cycle = cycle
+
+    def is_gone(self) -> bool:
+        """Tell whether there is nobody to answer any more."""
+        return bool(self._cycle.disconnected)
+
+    def body(self) -> bytes | None:
+        """Take the body; None if it has not come whole yet: then ASGI's `receive` gives it."""
+        return None if self._cycle.more_body else bytes(self._cycle.body)
+
+    def when_gone(self, action: Callable[[], object] | None) -> None:
+        """Have this done when the connection is lost, or nothing any more."""
+        self._connection.on_gone = action
+
+    async def answer(self, head: bytes, body: bytes) -> None:
+        """Write an answer with one system call: status line and headers, without an empty line, and the body."""
+        cycle = self._cycle
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        if cycle.disconnected:
+            return
+        # What uvicorn does when an answer is complete.
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        more = b"".join(b"%b: %b\r\n" % header for header in cycle.default_headers)
+        if not cycle.keep_alive:
+            more += b"connection: close\r\n"
+        cycle.transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, more, len(body), body))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+
+    def close_after(self) -> None:
+        """Let the connection end with the answer: the rest of the request is not read."""
+        self._cycle.keep_alive = False
+
+
 class Successor(Protocol):
     """A protocol that takes a connection over."""
 
@@ -64,6 +113,7 @@ class Connection(HttpToolsProtocol):
         self._late: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._unsent = 0
+        self.on_gone: Callable[[], object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -87,6 +137,8 @@ class Connection(HttpToolsProtocol):
         self._end_waiting()
         self._end_stall()
         super().connection_lost(exc)
+        if self.on_gone is not None:
+            self.on_gone()
 
     def data_received(self, data: bytes) -> None:
         self._bytes_outside_bodies += len(data)
@@ -99,9 +151,10 @@ class Connection(HttpToolsProtocol):
             self._begin_waiting()
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade():
-            self.scope["extensions"] = {UPGRADE: {"give_up": self._give_up}}
+        extensions: dict[str, Any] = {UPGRADE: {"give_up": self._give_up}} if self.parser.should_upgrade() else {}
+        self.scope["extensions"] = extensions
         super().on_headers_complete()
+        extensions[EXCHANGE] = Exchange(self, self.cycle)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: whoever is asked for says whether it can be had."""

@@ -1,45 +1,76 @@
 """The calls that every message makes, answered without the framework's work per request.
 
 FastAPI describes these calls, and routes, resolves and validates all others. For a send, a poll or an acknowledgement
-that work took more than the rest of the router together (docs/performance.md), so here is what it comes to: read the
-body strictly, see who calls, check the fields by the same models, and call the same service.
+that work took more than the rest of the router together (docs/decisions/0015-the-hot-path.md), so here is what it
+comes to: read the body strictly, see who calls, check the fields by the same models, call the same service, and write
+the answer at once.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Final, NamedTuple, TypeVar
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from secrets import token_hex
+from time import perf_counter
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
+from uuid import UUID
 
-from fastapi.responses import Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from blindpost.core.limiter import REQUEST, Limiter
-from blindpost.errors import InvalidJson, InvalidRequest, NotAuthenticated, Problem
-from blindpost.protocol.limits import PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
-from blindpost.routers.connected import while_connected
-from blindpost.routers.events import EventStream
-from blindpost.routers.problems import ProblemResponse, invalid, of_status
-from blindpost.routers.security import counted_address, credentials_of
-from blindpost.routers.socket import upgrade
-from blindpost.routers.strict import StrictRequest
+from blindpost.errors import InternalFault, InvalidJson, InvalidRequest, Problem, TooLarge
+from blindpost.protocol.limits import BODY_MAX_BYTES, PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
+from blindpost.routers import answers, usual
+from blindpost.routers.connection import EXCHANGE, Exchange
+from blindpost.routers.middleware import GONE, SECURITY_HEADERS, announced, count
+from blindpost.routers.problems import ProblemResponse, invalid
+from blindpost.routers.security import counted, shown
+from blindpost.routers.strict import loads
 from blindpost.services.auth import AuthService
 from blindpost.services.caller import Caller
 from blindpost.services.messages import MessageService
 from blindpost.services.models.messages import AckRequest, SendRequest
+from blindpost.telemetry import log_fault
 
 Model = TypeVar("Model", bound=BaseModel)
 Number = TypeVar("Number", int, float)
-Handler = Callable[[StrictRequest], Awaitable[Response]]
+Result = TypeVar("Result")
 
 _LIMIT: Final[TypeAdapter[int]] = TypeAdapter(Annotated[int, Field(ge=1, le=PAGE_MAX)])
 _TIMEOUT: Final[TypeAdapter[float]] = TypeAdapter(Annotated[float, Field(ge=0, le=POLL_MAX_S, allow_inf_nan=False)])
+_COMMON: Final = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS.items())
+_HEADS: Final = {
+    status: f"HTTP/1.1 {status} {words}\r\ncontent-type: application/json\r\n{_COMMON}x-request-id: ".encode()
+    for status, words in ((200, "OK"), (201, "Created"))
+}
 
 
-class _Route(NamedTuple):
-    """What the metrics call a request by."""
+class Route(NamedTuple):
+    """What metrics and logs call a request by."""
 
     path: str
+
+
+class Call(NamedTuple):
+    """A request, whole."""
+
+    scope: Scope
+    body: bytes
+    exchange: Exchange
+
+
+class Answer(NamedTuple):
+    """What a call is answered with."""
+
+    body: bytes
+    status: int = 200
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+class _Gone(Exception):
+    """Nobody is there to be answered."""
 
 
 class Direct:
@@ -55,8 +86,6 @@ class Direct:
             ("GET", "/messages/poll"): self._poll,
             ("GET", "/messages/get-undelivered-messages"): self._undelivered,
             ("POST", "/messages/ack"): self._ack,
-            ("GET", "/messages/ws"): self._websocket,
-            ("GET", "/messages/events"): self._events,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,80 +93,133 @@ class Direct:
         if handler is None:
             await self._app(scope, receive, send)
             return
-        scope["route"] = _Route(scope["path"])
+        started, request_id, status = perf_counter(), token_hex(16), 500
+        exchange: Exchange = scope["extensions"][EXCHANGE]
         try:
-            response = await handler(StrictRequest(scope, receive))
-        except Problem as problem:
-            response = ProblemResponse(problem)
-        except ValidationError as error:
-            response = ProblemResponse(invalid(error.errors(include_url=False, include_context=False)))
-        except HTTPException as error:
-            response = of_status(error)
-        await response(scope, receive, send)
+            try:
+                answer = await handler(Call(scope, await _body(scope, receive, exchange), exchange))
+            except Exception as error:  # noqa: BLE001 - the last catch: nothing of a fault may reach the client
+                status = await _refuse(scope, exchange, error, request_id)
+            else:
+                status = answer.status
+                await exchange.answer(b"%b%b\r\n" % (_HEADS[status], request_id.encode()), answer.body)
+        finally:
+            count(scope["method"], scope["path"], status, started)
 
-    async def _caller(self, request: StrictRequest) -> Caller:
-        caller = await self._auth.authenticate(await credentials_of(request))
+    async def _caller(self, call: Call) -> Caller:
+        caller = await self._auth.authenticate(shown(call.scope, call.body))
         await self._limiter.spend(REQUEST, str(caller.user_id))
         return caller
 
-    async def _send(self, request: StrictRequest) -> Response:
-        caller = await self._caller(request)
-        body = await _body(request, SendRequest)
-        return _answer(await self._messages.send(caller, body), 201)
+    async def _send(self, call: Call) -> Answer:
+        caller = await self._caller(call)
+        return Answer(answers.sent(await self._messages.send(caller, _send_request(call))), 201)
 
-    async def _ack(self, request: StrictRequest) -> Response:
-        caller = await self._caller(request)
-        body = await _body(request, AckRequest)
-        return _answer(await self._messages.acknowledge(caller, body.message_ids))
+    async def _ack(self, call: Call) -> Answer:
+        caller = await self._caller(call)
+        return Answer(answers.acknowledged(await self._messages.acknowledge(caller, _ids(call))))
 
-    async def _undelivered(self, request: StrictRequest) -> Response:
-        caller = await self._caller(request)
-        return _answer(await self._messages.undelivered(caller, _limit(_query(request))))
+    async def _undelivered(self, call: Call) -> Answer:
+        caller = await self._caller(call)
+        return Answer(answers.page(await self._messages.undelivered(caller, _limit(_query(call)))))
 
-    async def _poll(self, request: StrictRequest) -> Response:
-        caller = await self._caller(request)
-        query = _query(request)
+    async def _poll(self, call: Call) -> Answer:
+        caller = await self._caller(call)
+        query = _query(call)
         timeout_s, limit = _checked(_TIMEOUT, query, "timeout", POLL_DEFAULT_S), _limit(query)
-        work = self._messages.poll(caller, counted_address(request), timeout_s, limit)
-        return _answer(await while_connected(request, work))
-
-    async def _streaming_caller(self, request: StrictRequest) -> Caller:
-        """Return who opens a stream: by a signed request, or by a ticket alone."""
-        tickets = [value for name, value in _queries(request) if name == "ticket"]
-        if not tickets:
-            return await self._caller(request)
-        if len(tickets) > 1 or "authorization" in request.headers or "dpop" in request.headers:
-            raise NotAuthenticated
-        caller = await self._auth.redeem(tickets[0])
-        await self._limiter.spend(REQUEST, str(caller.user_id))
-        return caller
-
-    async def _websocket(self, request: StrictRequest) -> Response:
-        caller = await self._streaming_caller(request)
-        return upgrade(request, self._messages, caller, counted_address(request))
-
-    async def _events(self, request: StrictRequest) -> Response:
-        caller = await self._streaming_caller(request)
-        return EventStream(self._messages, caller, counted_address(request))
+        work = self._messages.poll(caller, counted(call.scope), timeout_s, limit)
+        return Answer(answers.poll(await _while_connected(call.exchange, work)))
 
 
-async def _body(request: StrictRequest, model: type[Model]) -> Model:
-    if not request.headers.get("content-type", "").lower().startswith("application/json"):
-        raise InvalidJson
+async def _while_connected(exchange: Exchange, work: Coroutine[Any, Any, Result]) -> Result:
+    """Wait for the work, and stop it when the client has gone: a poll of nobody must not take up a place.
+
+    Raises _Gone. The task is this request's own, so nothing else is cancelled.
+    """
+    task = asyncio.current_task()
+    if task is None or exchange.is_gone():
+        work.close()
+        raise _Gone
+    exchange.when_gone(task.cancel)
     try:
-        return model.model_validate(await request.json())
-    except ValidationError:
-        raise
+        return await work
+    except asyncio.CancelledError:
+        if not exchange.is_gone():
+            raise
+        task.uncancel()
+        raise _Gone from None
+    finally:
+        exchange.when_gone(None)
+
+
+async def _body(scope: Scope, receive: Receive, exchange: Exchange) -> bytes:
+    """Read the whole body; raises TooLarge, _Gone."""
+    body = exchange.body() if announced(scope) <= BODY_MAX_BYTES else b""
+    if body is None:
+        body = b""
+        while len(body) <= BODY_MAX_BYTES:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            body += message.get("body", b"")
+            if not message.get("more_body", False):
+                break
+    if len(body) > BODY_MAX_BYTES or announced(scope) > BODY_MAX_BYTES:
+        exchange.close_after()
+        raise TooLarge
+    return body
+
+
+async def _refuse(scope: Scope, exchange: Exchange, error: Exception, request_id: str) -> int:
+    """Answer an error as a problem; returns the status for the metrics."""
+    if isinstance(error, _Gone):
+        return GONE
+    if isinstance(error, ValidationError):
+        error = invalid(error.errors(include_url=False, include_context=False))
+    if not isinstance(error, Problem):
+        log_fault("request_failed", error, request_id=request_id, route=scope["path"], method=scope["method"])
+        error = InternalFault()
+    response = ProblemResponse(error)
+    headers = b"".join(b"%b: %b\r\n" % each for each in response.raw_headers if each[0] != b"content-length")
+    head = f"HTTP/1.1 {error.status} {error.title}\r\n{_COMMON}x-request-id: {request_id}\r\n".encode("ascii")
+    await exchange.answer(head + headers, bytes(response.body))
+    return error.status
+
+
+def _send_request(call: Call) -> SendRequest:
+    text = _text(call)
+    if (found := usual.send(text)) is None:
+        return _strictly(call, SendRequest)
+    recipient_id, message, client_message_id, _ = found
+    return SendRequest.model_construct(recipient_id=recipient_id, message=message, client_message_id=client_message_id)
+
+
+def _ids(call: Call) -> list[UUID]:
+    ids = usual.ack_body(_text(call))
+    return _strictly(call, AckRequest).message_ids if ids is None else ids
+
+
+def _text(call: Call) -> str:
+    """Return the body as text; raises InvalidJson if it does not say that it is JSON, or is no text."""
+    for name, value in call.scope["headers"]:
+        if name == b"content-type" and value.lower().startswith(b"application/json"):
+            try:
+                return call.body.decode()
+            except UnicodeDecodeError:
+                break
+    raise InvalidJson
+
+
+def _strictly(call: Call, model: type[Model]) -> Model:
+    try:
+        members = loads(call.body)
     except ValueError:
         raise InvalidJson from None
+    return model.model_validate(members)
 
 
-def _query(request: StrictRequest) -> dict[str, str]:
-    return dict(_queries(request))
-
-
-def _queries(request: StrictRequest) -> list[tuple[str, str]]:
-    return parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+def _query(call: Call) -> dict[str, str]:
+    return dict(parse_qsl(call.scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
 def _limit(query: dict[str, str]) -> int:
@@ -151,7 +233,3 @@ def _checked(adapter: TypeAdapter[Number], query: dict[str, str], name: str, def
         return adapter.validate_python(query[name])
     except ValidationError as error:
         raise InvalidRequest(f"{name}: {error.errors(include_url=False, include_input=False)[0]['msg']}.") from None
-
-
-def _answer(model: BaseModel, status: int = 200) -> Response:
-    return Response(model.model_dump_json(), status, media_type="application/json")

@@ -4,7 +4,7 @@ from typing import Annotated
 from uuid import UUID
 
 from dishka.integrations.fastapi import FromDishka
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 
 from blindpost.errors import (
     MailboxFull,
@@ -19,10 +19,9 @@ from blindpost.errors import (
     UpgradeRequired,
 )
 from blindpost.protocol.limits import PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
-from blindpost.routers.connected import while_connected
 from blindpost.routers.contacts import UUID_CHARS, comma_separated_ids
 from blindpost.routers.problems import responses
-from blindpost.routers.security import CurrentCaller, counted_address
+from blindpost.routers.security import CurrentCaller
 from blindpost.routers.strict import StrictRoute
 from blindpost.services.messages import MessageService
 from blindpost.services.models.messages import (
@@ -49,29 +48,25 @@ Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
         *(Overloaded, OutcomeUnknown, ShuttingDown),
     ),
 )
-async def send(body: SendRequest, caller: CurrentCaller, messages: Messages) -> Sent:
+async def send(_body: SendRequest, _caller: CurrentCaller) -> Sent:
     """Send a message; when this answers it is on disk."""
-    return await messages.send(caller, body)
+    raise NotImplementedError  # `direct` answers it
 
 
 @router.get("/get-undelivered-messages", responses=responses(NotAuthenticated))
-async def get_undelivered_messages(
-    caller: CurrentCaller, messages: Messages, limit: Limit = PAGE_DEFAULT
-) -> MessagePage:
+async def get_undelivered_messages(_caller: CurrentCaller, limit: Limit = PAGE_DEFAULT) -> MessagePage:
     """Read the messages that wait, oldest first."""
-    return await messages.undelivered(caller, limit)
+    raise NotImplementedError  # `direct` answers it
 
 
 @router.get("/poll", responses=responses(NotAuthenticated, TooManyWaiting, ShuttingDown))
 async def poll(
-    request: Request,
-    caller: CurrentCaller,
-    messages: Messages,
+    _caller: CurrentCaller,
     timeout: Annotated[float, Query(ge=0, le=POLL_MAX_S, allow_inf_nan=False)] = POLL_DEFAULT_S,  # noqa: ASYNC109
     limit: Limit = PAGE_DEFAULT,
 ) -> PollAnswer:
     """Read what there is, or wait for it: messages, deliveries of one's own, changes among the contacts."""
-    return await while_connected(request, messages.poll(caller, counted_address(request), timeout, limit))
+    raise NotImplementedError  # `direct` answers it
 
 
 Ticket = Annotated[
@@ -88,7 +83,7 @@ Ticket = Annotated[
 )
 async def ws(_caller: CurrentCaller, _ticket: Ticket = None) -> Response:
     """Open a WebSocket: frames of these objects both ways (spec/http.md)."""
-    raise UpgradeRequired  # `direct` answers it
+    raise NotImplementedError  # `streams` answers it
 
 
 @router.get(
@@ -103,9 +98,9 @@ async def events(_caller: CurrentCaller, _ticket: Ticket = None) -> Response:
 
 
 @router.post("/ack", responses=responses(NotAuthenticated, TooLarge, Overloaded, OutcomeUnknown, ShuttingDown))
-async def ack(body: AckRequest, caller: CurrentCaller, messages: Messages) -> Acknowledged:
+async def ack(_body: AckRequest, _caller: CurrentCaller) -> Acknowledged:
     """Acknowledge messages: their ciphertext is erased."""
-    return await messages.acknowledge(caller, body.message_ids)
+    raise NotImplementedError  # `direct` answers it
 
 
 @router.get("/status", responses=responses(NotAuthenticated))

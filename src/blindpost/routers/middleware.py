@@ -3,10 +3,12 @@
 Plain ASGI: Starlette's BaseHTTPMiddleware hides disconnects from the polls that must notice them.
 """
 
+from functools import lru_cache
 from time import perf_counter
 from typing import Final
 from uuid import uuid4
 
+from prometheus_client import Counter, Histogram
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -57,7 +59,7 @@ class Gate:
             await send(message)
 
         try:
-            if _announced(scope) > BODY_MAX_BYTES:
+            if announced(scope) > BODY_MAX_BYTES:
                 await ProblemResponse(TooLarge(), {"Connection": "close"})(scope, receive, send_with_headers)
             else:
                 await self._app(scope, _bounded(receive), send_with_headers)
@@ -68,13 +70,28 @@ class Gate:
             if not has_started:
                 await ProblemResponse(InternalFault())(scope, receive, send_with_headers)
         finally:
-            route = _route(scope)
-            REQUESTS.labels(_method(scope), route, str(status)).inc()
-            if route not in WAITING_ROUTES:
-                DURATION.labels(_method(scope), route).observe(perf_counter() - started)
+            count(_method(scope), _route(scope), status, started)
 
 
-def _announced(scope: Scope) -> int:
+def count(method: str, route: str, status: int, started: float) -> None:
+    """Count an answer, and the time from `started` (of perf_counter) to it."""
+    _answers(method, route, status).inc()
+    if route not in WAITING_ROUTES:
+        _durations(method, route).observe(perf_counter() - started)
+
+
+@lru_cache(maxsize=1_024)
+def _answers(method: str, route: str, status: int) -> Counter:
+    return REQUESTS.labels(method, route, str(status))
+
+
+@lru_cache(maxsize=256)
+def _durations(method: str, route: str) -> Histogram:
+    return DURATION.labels(method, route)
+
+
+def announced(scope: Scope) -> int:
+    """Return how long the body is said to be; too long, if it is said in no number."""
     for name, value in scope["headers"]:
         if name == b"content-length":
             digits = value.strip()

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from dishka.integrations.fastapi import FromDishka, inject
 from fastapi import Depends, Request, Security
 from fastapi.security.http import HTTPBase
+from starlette.types import Scope
 
 from blindpost.core.addresses import is_loopback
 from blindpost.core.limiter import REQUEST, Limit, Limiter
@@ -25,14 +26,7 @@ _BOUND: Final = {"dpop": True, "bearer": False}
 
 def address_of(request: Request) -> str:
     """Return the caller's address, an IPv6 one as its /64: one household has that many."""
-    return "local" if request.client is None else group_of(request.client.host)
-
-
-def counted_address(request: Request) -> str | None:
-    """Return whose address this waits from; none for the router's own machine, where proxies are."""
-    if request.client is None or is_loopback(request.client.host):
-        return None
-    return address_of(request)
+    return _address(request.scope.get("client"))
 
 
 def limited(limit: Limit) -> Callable[..., Awaitable[None]]:
@@ -46,24 +40,40 @@ def limited(limit: Limit) -> Callable[..., Awaitable[None]]:
 
 
 async def credentials_of(request: Request) -> Credentials:
+    """Return what a request shows for itself."""
+    return shown(request.scope, await request.body())
+
+
+def shown(scope: Scope, body: bytes) -> Credentials:
     """Return what a request shows for itself. Two of one header are none: which of them counts must not be a guess."""
-    scheme, _, token = (_one(request, "authorization") or "").partition(" ")
+    authorization = proof = None
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            authorization = value if authorization is None else b""
+        elif name == b"dpop":
+            proof = value if proof is None else b""
+    scheme, _, token = (authorization or b"").decode("latin-1").partition(" ")
     is_bound = _BOUND.get(scheme.lower())
+    client = scope.get("client")
     return Credentials(
         token=None if is_bound is None else token.strip(" ") or None,
         is_bound=bool(is_bound),
-        proof=_one(request, "dpop"),
-        method=request.method,
-        path=request.scope["raw_path"].decode("latin-1"),
-        body=await request.body(),
-        address=address_of(request),
+        proof=None if proof is None else proof.decode("latin-1"),
+        method=scope["method"],
+        path=scope["raw_path"].decode("latin-1"),
+        body=body,
+        address=_address(client),
     )
 
 
-def _one(request: Request, name: str) -> str | None:
-    """Return a header; None where there is none, and nothing good where there are several."""
-    values = request.headers.getlist(name)
-    return values[0] if len(values) == 1 else ("" if values else None)
+def counted(scope: Scope) -> str | None:
+    """Return whose address this waits from; none for the router's own machine, where proxies are."""
+    client = scope.get("client")
+    return None if client is None or is_loopback(client[0]) else _address(client)
+
+
+def _address(client: tuple[str, int] | None) -> str:
+    return "local" if client is None else group_of(client[0])
 
 
 @inject

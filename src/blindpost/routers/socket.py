@@ -133,12 +133,12 @@ class Socket(WebSocket):
             else:
                 self._refuse(error.problem, error.client_message_id)
             return
-        if isinstance(frame, frames.Send):
+        if isinstance(frame, frames.Sending):
             self._take_send(frame)
         else:
             self._take_ack(frame)
 
-    def _take_send(self, frame: frames.Send) -> None:
+    def _take_send(self, frame: frames.Sending) -> None:
         FRAMES["send"] += 1
         recipient_id, message, client_message_id, text = frame
         new = NewMessage(self._caller.user_id, recipient_id, message, client_message_id, text)
@@ -160,7 +160,7 @@ class Socket(WebSocket):
             self.send_text(frames.sent(client_message_id, stored))
         self._finish()
 
-    async def _send_slowly(self, frame: frames.Send) -> None:
+    async def _send_slowly(self, frame: frames.Sending) -> None:
         """Send where Redis or PostgreSQL must be asked before."""
         request = SendRequest.model_construct(**frame._asdict())
         try:
