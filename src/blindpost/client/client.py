@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -28,6 +28,7 @@ from blindpost.client.errors import (
 )
 from blindpost.client.identity import Identity, Role
 from blindpost.client.inbox import Inbox, Received
+from blindpost.client.line import Line, Outlet
 from blindpost.client.retry import TOO_MANY, Retry, is_passing
 from blindpost.client.sealer import EnvelopeSealer, Sealer
 from blindpost.client.session import Session
@@ -47,7 +48,6 @@ from blindpost.services.models.auth import (
 from blindpost.services.models.contacts import Contact as ContactEntry
 from blindpost.services.models.contacts import ContactDecision, ContactRequest, Direction, UserSummary
 from blindpost.services.models.messages import MessageStatus, PollAnswer, SendRequest
-from blindpost.services.models.messages import Sent as SentAnswer
 
 T = TypeVar("T")
 
@@ -127,7 +127,8 @@ class Client:
         self._sealer = sealer or EnvelopeSealer(identity)
         self._session = Session(transport, identity, retry or Retry(), clock)
         self._directory = Directory(self._session, store)
-        self._inbox = Inbox(self._session, store, self._directory, self._sealer)
+        self._outlet = Outlet(self._session)
+        self._inbox = Inbox(self._session, store, self._directory, self._sealer, self._outlet.acknowledge)
         self._confirmed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -150,7 +151,10 @@ class Client:
                     async with asyncio.timeout(CLOSE_TIMEOUT_S):
                         await self._inbox.acknowledge()
         finally:
-            await self._transport.aclose()
+            try:
+                await self._outlet.aclose()
+            finally:
+                await self._transport.aclose()
 
     # The account
 
@@ -336,7 +340,7 @@ class Client:
         if known is None and isinstance(user, str):
             raise UnknownContact(f"nobody named {user} is remembered here", "There is nothing to forget.")
         self._store.contacts.forget(known.user_id if known else UUID(str(user)), sure=sure)
-        self._confirmed.set()
+        self._look_again()
 
     async def _decide(self, path: str, user_id: UUID) -> ContactEntry:
         request = ContactDecision(sender_id=user_id).model_dump(mode="json")
@@ -418,7 +422,12 @@ class Client:
             raise ValueError("this contact's keys have not changed")
         if not self._store.contacts.confirm(known.user_id, _digits(safety_number)):
             raise self._store.contacts.changed(self._store.contacts.get(known.user_id) or known)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Have held messages opened at once: their sender's keys may be settled."""
         self._confirmed.set()
+        self._outlet.wake()
 
     async def mark_verified(self, contact: UUID | str, safety_number: str) -> bool:
         """Note that the user compared the number with the contact; False, and no change, if it is another."""
@@ -503,17 +512,16 @@ class Client:
         return tuple(unsent.client_message_id for unsent in self._store.unsent())
 
     async def _post(self, unsent: Unsent) -> Sent:
-        request = SendRequest(**unsent.model_dump(exclude={"sealed_for"})).model_dump(mode="json")
+        request = SendRequest(**unsent.model_dump(exclude={"sealed_for"}))
         try:
-            check = partial(self._check_recipient, unsent)
-            body = await self._session.call("POST", "/messages/send", json=request, renewed=check)
-            answer = parse(SentAnswer, body)
+            answer = await self._outlet.send(request, partial(self._check_recipient, unsent))
         except Refused as error:
             # After a fault of the router's it is not known what happened: the same bytes may be sent again.
             if not (is_passing(error) or error.status >= FAULT or isinstance(error, LoginRefused)):
                 self._store.settle(unsent.client_message_id)
             raise
         self._store.settle(unsent.client_message_id)
+        self._inbox.await_receipt(answer.id)
         return Sent(answer.id, answer.timestamp, unsent.client_message_id)
 
     async def messages(self, timeout_s: float = 30.0) -> AsyncGenerator[Received, None]:
@@ -522,29 +530,33 @@ class Client:
         A message that cannot be read has a `problem` and does not end the stream; neither does a router that is away
         for a while. One whose sender has an unconfirmed key is shown as such once, and again when confirmed.
         A message whose turn is left with `break` counts as unread, unless `ack` was called with it.
-        `timeout_s` is that of one poll, at most 60.
+
+        They come over a WebSocket, and as long as none can be had by polls, with a `timeout_s` of at most 60. Close it
+        (`contextlib.aclosing`) when you leave it before the client, or its connection stays until Python notices.
         """
-        async for event in self.events(timeout_s):
-            if isinstance(event, Received):
-                yield event
+        async with aclosing(self.events(timeout_s)) as events:
+            async for event in events:
+                if isinstance(event, Received):
+                    yield event
 
     async def events(self, timeout_s: float = 30.0) -> AsyncGenerator[Event, None]:
         """Yield messages as `messages` does, and news of deliveries and contacts."""
         pause_s = IDLE_PAUSE_S
-        while True:
-            started = time.monotonic()
-            answer = await self._patiently(partial(self._inbox.poll, timeout_s))
-            for news in _news(answer):
-                yield news
-            for message in answer.messages:
-                received = await self._patiently(partial(self._inbox.open, message))
-                if received is not None:
-                    yield received
-                    self._inbox.take(received)
-            done = await self._patiently(self._inbox.acknowledge)
-            # Held messages, or a router that does not wait, answer each poll at once.
-            is_idle = not done and time.monotonic() - started < IDLE_PAUSE_S
-            pause_s = await self._pause(pause_s) if is_idle else IDLE_PAUSE_S
+        async with Line(self._session, self._outlet, self._inbox, self.status) as line:
+            while True:
+                started = time.monotonic()
+                answer = await self._patiently(partial(line.news, timeout_s))
+                for news in _news(answer):
+                    yield news
+                for message in answer.messages:
+                    received = await self._patiently(partial(self._inbox.open, message))
+                    if received is not None:
+                        yield received
+                        self._inbox.take(received)
+                done = await self._patiently(self._inbox.acknowledge)
+                # Held messages, or a router that does not wait, answer each poll at once.
+                is_idle = not (done or line.is_stream) and time.monotonic() - started < IDLE_PAUSE_S
+                pause_s = await self._pause(pause_s) if is_idle else IDLE_PAUSE_S
 
     def on_reach(self, told: Callable[[bool], None]) -> None:
         """Have `told` called after each request: whether the router was reached. It must be quick, and not raise."""

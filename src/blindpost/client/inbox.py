@@ -1,5 +1,6 @@
 """What arrives: fetched, opened, checked against what came before, acknowledged once the user has it."""
 
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -23,7 +24,7 @@ from blindpost.client.store import Contact, Store
 from blindpost.client.transport import TIMEOUT_S, parse
 from blindpost.protocol.envelope import Content, Kind
 from blindpost.protocol.limits import PAGE_MAX, POLL_MAX_S
-from blindpost.services.models.messages import Acknowledged, AckRequest, Message, PollAnswer
+from blindpost.services.models.messages import Message, PollAnswer
 
 PAGE: Final = 64
 HELD_MAX: Final = 64
@@ -33,6 +34,8 @@ one contact with a new key could keep everybody else's messages out of sight."""
 MESSAGE_MAX_CHARS: Final = 88_064
 """The largest message in base64, and its other fields."""
 ANSWER_HEAD_BYTES: Final = 65_536
+AWAITED_MAX: Final = 500
+"""Messages of mine whose receipts are asked for if they may have been lost: the newest."""
 NOT_FOUND: Final = 404
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -78,8 +81,16 @@ def is_holding(problem: ClientError | None) -> bool:
 class Inbox:
     """Opens messages and remembers them. A message counts as read when the user has taken it, not before."""
 
-    def __init__(self, session: Session, store: Store, directory: Directory, sealer: Sealer) -> None:
+    def __init__(
+        self,
+        session: Session,
+        store: Store,
+        directory: Directory,
+        sealer: Sealer,
+        acknowledge: Callable[[list[UUID]], Awaitable[None]],
+    ) -> None:
         self._session = session
+        self._send_acknowledgement = acknowledge
         self._store = store
         self._directory = directory
         self._sealer = sealer
@@ -89,6 +100,7 @@ class Inbox:
         """Ids to acknowledge, in order."""
         self._taken: dict[tuple[UUID, UUID], Received] = {}
         """What the user has and the disk does not know of, by sender and the sender's id for it."""
+        self._awaited: dict[UUID, None] = {}
 
     @property
     def has_done(self) -> bool:
@@ -110,17 +122,48 @@ class Inbox:
             )
         except ClientError:
             # News of changed contacts is told once, and may have been in the answer that was lost.
-            self._directory.expire()
+            self.contacts_changed()
             raise
         answer = parse(PollAnswer, body)
         if len(answer.messages) > limit:
             raise UntrustedAnswer("the server sent more messages than were asked for")
         # Held messages lead every page; ids that are gone are forgotten, so the router cannot make the set grow.
+        self._forget_held(answer)
+        if answer.contacts_changed:
+            self.contacts_changed()
+        self.told(answer.delivered)
+        return answer
+
+    def take_in(self, answer: PollAnswer) -> PollAnswer:
+        """Take in what a stream has: of that which the router gives to it, a part may be still to come."""
+        if len(self._held) > PAGE_MAX:
+            self._forget_held(answer)
+        self.told(answer.delivered)
+        return answer
+
+    def _forget_held(self, answer: PollAnswer) -> None:
         there = {message.id for message in answer.messages}
         self._held = {message_id: held for message_id, held in self._held.items() if message_id in there}
-        if answer.contacts_changed:
-            self._directory.expire()
-        return answer
+
+    def contacts_changed(self) -> None:
+        """Ask for everybody's keys again before their next use."""
+        self._directory.expire()
+
+    @property
+    def awaited(self) -> tuple[UUID, ...]:
+        """Messages of mine, as the router calls them, of whose delivery nothing was heard."""
+        return tuple(self._awaited)
+
+    def await_receipt(self, message_id: UUID) -> None:
+        """Note that a message of mine was sent."""
+        self._awaited[message_id] = None
+        if len(self._awaited) > AWAITED_MAX:
+            del self._awaited[next(iter(self._awaited))]
+
+    def told(self, message_ids: Iterable[UUID]) -> None:
+        """Note that nothing more is to be heard of messages of mine."""
+        for message_id in message_ids:
+            self._awaited.pop(message_id, None)
 
     async def open(self, message: Message) -> Received | None:
         """Open one message; None if the user had it before. Raises Unreachable or Refused if keys cannot be had."""
@@ -179,8 +222,7 @@ class Inbox:
         self._remember()
         for start in range(0, len(done), PAGE_MAX):
             ids = done[start : start + PAGE_MAX]
-            request = AckRequest(message_ids=ids).model_dump(mode="json")
-            parse(Acknowledged, await self._session.call("POST", "/messages/ack", json=request))
+            await self._send_acknowledgement(ids)
             for message_id in ids:
                 self._done.pop(message_id, None)
         return len(done)

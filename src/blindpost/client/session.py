@@ -10,7 +10,7 @@ from typing import Any, Final
 from blindpost.client.errors import ClientError, LoginRefused, Refused, Unreachable, UntrustedAnswer, WrongServer
 from blindpost.client.identity import Identity, Role
 from blindpost.client.retry import Retry
-from blindpost.client.transport import ANSWER_MAX_BYTES, TIMEOUT_S, Transport, origin_of, parse
+from blindpost.client.transport import ANSWER_MAX_BYTES, TIMEOUT_S, Socket, Transport, origin_of, parse
 from blindpost.protocol import dpop, transcripts
 from blindpost.protocol.challenge import Challenge
 from blindpost.protocol.keys import PublicKey
@@ -109,6 +109,19 @@ class Session:
         # A refused session changed nothing, so any call may be made again under a new one: once.
         credentials = await self._renew(credentials, renewed)
         return await self._repeat(method, path, repeatable=repeatable, sign=credentials.sign, **options)
+
+    async def open(self, path: str) -> Socket:
+        """Open a WebSocket as the user; raises what `call` raises. It is not tried again."""
+        credentials = self._credentials or await self._renew(None, None)
+        try:
+            socket = await self.transport.open(path, sign=credentials.sign)
+        except Refused as error:
+            if error.status != UNAUTHENTICATED:
+                raise
+            credentials = await self._renew(credentials, None)
+            socket = await self.transport.open(path, sign=credentials.sign)
+        self.on_reach(True)
+        return socket
 
     async def _renew(self, ended: Credentials | None, renewed: Callable[[], Awaitable[object]] | None) -> Credentials:
         """Log in, unless another task did so since the given session was found dead."""

@@ -12,12 +12,15 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
+from websockets.exceptions import WebSocketException
 
 from blindpost.client.errors import FileError, Refused, Unreachable, UntrustedAnswer
+from blindpost.client.websocket import NotUpgraded, WebSocket
 from blindpost.services.models.common import Problem
 
 ANSWER_MAX_BYTES: Final = 1_048_576
@@ -36,6 +39,22 @@ _CODE: Final = re.compile(r"[a-z0-9_]{1,64}")
 _GATEWAY: Final = frozenset({502, 504})
 """A proxy's word that the router did not answer it: what became of the request is unknown."""
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+class Socket(Protocol):
+    """An open WebSocket."""
+
+    async def send(self, text: str) -> None:
+        """Send a text. It is on its way when this first waits; raises Lost."""
+
+    async def receive(self) -> str:
+        """Wait for a text; raises Lost or UntrustedAnswer."""
+
+    async def aclose(self) -> None:
+        """Say goodbye, and close. Somebody goes on receiving meanwhile."""
+
+    def abort(self) -> None:
+        """Close without a word."""
 
 
 class Transport(Protocol):
@@ -58,12 +77,19 @@ class Transport(Protocol):
     ) -> Any:
         """Return the parsed answer of a success; raises Unreachable, Refused or UntrustedAnswer."""
 
+    async def open(self, path: str, *, sign: Sign) -> Socket:
+        """Open a WebSocket; raises Unreachable, or Refused with whatever status came in place of the upgrade."""
+
     async def aclose(self) -> None:
         """Close all connections."""
 
 
 class HttpTransport:
-    """Requests over HTTP with httpx: bounded in time and size, no redirects, no compression."""
+    """Requests over HTTP with httpx: bounded in time and size, no redirects, no compression.
+
+    WebSockets go the same way, through the same proxy, and trust the same certificates; but in place of a given httpx
+    transport there are none.
+    """
 
     def __init__(
         self, base_url: str, *, transport: httpx.AsyncBaseTransport | None = None, allow_http: bool = False
@@ -71,10 +97,15 @@ class HttpTransport:
         self._origin = origin_of(base_url)
         if not (allow_http or transport or _is_private(self._origin)):
             raise ValueError("plain http would show the session to the network: use https")
+        self._proxy = None if transport else _proxy_for(self._origin)
         with _certificates_named():
+            self._trust = True if transport else httpx.create_ssl_context()
             self._http = httpx.AsyncClient(
                 base_url=self._origin,
                 transport=transport,
+                verify=self._trust,
+                proxy=self._proxy,
+                trust_env=False,
                 follow_redirects=False,
                 # An answer that unpacks to a thousand times its size is not worth the bandwidth it saves.
                 headers={"Accept": "application/json", "Accept-Encoding": "identity"},
@@ -113,6 +144,23 @@ class HttpTransport:
         response, body = await self._exchange(request, timeout_s, max_bytes)
         return _read(response, body)
 
+    async def open(self, path: str, *, sign: Sign) -> Socket:
+        """Open a WebSocket; raises Unreachable, or Refused with whatever status came in place of the upgrade."""
+        if not isinstance(self._trust, ssl.SSLContext):
+            raise Unreachable("this way to the server carries no WebSockets", sent=True)
+        if self._http.is_closed:
+            raise RuntimeError("this client is closed")
+        url = self._origin + path
+        context = self._trust if url.startswith("https:") else None
+        try:
+            return await WebSocket.open("ws" + url.removeprefix("http"), sign("GET", url, b""), context, self._proxy)
+        except NotUpgraded as answer:
+            raise _refusal(httpx.Response(answer.status, headers=answer.headers), answer.body) from None
+        except (WebSocketException, TimeoutError, ImportError) as error:
+            raise Unreachable("the server did not answer the handshake of a WebSocket", sent=True) from error
+        except OSError as error:
+            raise _unreached(error) from error
+
     async def _exchange(self, request: httpx.Request, timeout_s: float, max_bytes: int) -> tuple[httpx.Response, bytes]:
         # httpx bounds each read; only a bound on the whole stops a router that sends a byte now and then.
         try:
@@ -126,6 +174,20 @@ class HttpTransport:
             raise _unreached(error) from error
         except (httpx.HTTPError, OSError, TimeoutError) as error:
             raise Unreachable("the server did not answer", sent=True) from error
+
+
+def _proxy_for(origin: str) -> str | None:
+    """Return the proxy that the environment names for an origin.
+
+    It is looked up here once, for requests and WebSockets alike: libraries read the same variables differently, and
+    what should go through a proxy must not go past it.
+    """
+    url = httpx.URL(origin)
+    if proxy_bypass(url.host if ":" in url.host else url.netloc.decode("ascii")):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
 @contextmanager
@@ -193,7 +255,7 @@ async def _bounded(response: httpx.Response, max_bytes: int) -> bytes:
 
 def _read(response: httpx.Response, body: bytes) -> Any:
     if response.is_success:
-        return _parse_json(body)
+        return parse_json(body)
     if response.status_code in _GATEWAY:
         raise Unreachable(f"a gateway answered {response.status_code} for the server", sent=True)
     if not response.is_error:
@@ -201,7 +263,7 @@ def _read(response: httpx.Response, body: bytes) -> Any:
     raise _refusal(response, body)
 
 
-def _parse_json(body: bytes) -> Any:
+def parse_json(body: bytes | str) -> Any:
     """Read JSON; this parser bounds depth and refuses lone surrogates, NaN and text that is not UTF-8."""
     try:
         return from_json(body, allow_inf_nan=False)
@@ -210,15 +272,20 @@ def _parse_json(body: bytes) -> Any:
 
 
 def _refusal(response: httpx.Response, body: bytes) -> Refused:
-    code, detail = "unknown", f"the server answered {response.status_code}"
+    retry_after = _seconds(response.headers.get("Retry-After", ""))
     try:
-        problem = parse(Problem, _parse_json(body))
+        problem = parse(Problem, parse_json(body))
     except UntrustedAnswer:
-        pass
-    else:
-        code = problem.code if _CODE.fullmatch(problem.code) else code
-        detail = printable(problem.detail) or detail
-    return Refused(response.status_code, code, detail, _seconds(response.headers.get("Retry-After", "")))
+        return refused(response.status_code, "", "", retry_after)
+    return refused(response.status_code, problem.code, problem.detail, retry_after)
+
+
+def refused(status: int, code: str, detail: str, retry_after: float | None) -> Refused:
+    """Make a refusal of what the router said, as far as that can be shown."""
+    is_code = _CODE.fullmatch(code) is not None
+    return Refused(
+        status, code if is_code else "unknown", printable(detail) or f"the server answered {status}", retry_after
+    )
 
 
 def _seconds(value: str) -> float | None:
