@@ -8,10 +8,11 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from checks import success
 from support import Person, b64
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
@@ -75,17 +76,19 @@ class Ws:
         """Open one; raises Refused."""
         parts = urlsplit(origin)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
-        writer.write(handshake(path, headers))
-        async with asyncio.timeout(PATIENCE_S):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        status = int(head.split()[1])
-        if status == 101:
+        try:
+            writer.write(handshake(path, headers))
+            async with asyncio.timeout(PATIENCE_S):
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            status = int(head.split()[1])
+            if status != 101:
+                length = int(head.lower().partition("content-length: ")[2].partition("\r\n")[0])
+                raise Refused(status, head, await reader.readexactly(length))
             assert "extensions" not in head.lower()
-            return cls(reader, writer)
-        length = int(head.lower().partition("content-length: ")[2].partition("\r\n")[0])
-        body = await reader.readexactly(length)
-        writer.close()
-        raise Refused(status, head, body)
+        except BaseException:
+            writer.close()
+            raise
+        return cls(reader, writer)
 
     def write(self, data: bytes) -> None:
         self.writer.write(data)
@@ -177,3 +180,109 @@ async def events(someone: Person) -> AsyncIterator[AsyncIterator[Frame]]:
                     yield json.loads(line.removeprefix("data: "))
 
         yield read()
+
+
+WAYS = ("poll", "events", "websocket")
+
+
+class Reader(Protocol):
+    """Somebody who receives, by whatever way."""
+
+    async def next(self, kind: str) -> Frame:
+        """Return the next frame of a kind; those of others stay for later calls. Raises Closed."""
+
+    async def acknowledge(self, *ids: str) -> list[str]:
+        """Acknowledge, and return what the router says was erased."""
+
+
+class ByPoll:
+    """What polls give, as the frames of a stream: each once."""
+
+    def __init__(self, someone: Person) -> None:
+        self._someone = someone
+        self._given: set[str] = set()
+        self._waiting: deque[Frame] = deque()
+
+    async def next(self, kind: str) -> Frame:
+        while True:
+            for each in self._waiting:
+                if each["type"] == kind:
+                    self._waiting.remove(each)
+                    return each
+            await self._poll()
+
+    async def _poll(self) -> None:
+        answer = await self._someone.get("/messages/poll", timeout=0 if self._given else PATIENCE_S, limit=500)
+        if answer.status_code == 401:
+            raise Closed(4100)
+        page = success(answer)
+        new = [message for message in page["messages"] if message["id"] not in self._given]
+        self._given.update(message["id"] for message in new)
+        self._waiting.extend({"type": "message", **message} for message in new)
+        if page["delivered"]:
+            self._waiting.append({"type": "receipt", "delivered": page["delivered"]})
+        if page["contacts_changed"]:
+            self._waiting.append({"type": "contact"})
+
+    async def acknowledge(self, *ids: str) -> list[str]:
+        return await acknowledge(self._someone, *ids)
+
+
+class ByEvents:
+    """What Server-Sent Events give."""
+
+    def __init__(self, someone: Person, stream: AsyncIterator[Frame]) -> None:
+        self._someone = someone
+        self._stream = stream
+        self._passed_over: deque[Frame] = deque()
+
+    async def next(self, kind: str) -> Frame:
+        for each in self._passed_over:
+            if each["type"] == kind:
+                self._passed_over.remove(each)
+                return each
+        async with asyncio.timeout(PATIENCE_S):
+            async for each in self._stream:
+                if each["type"] == "close":
+                    raise Closed(each["code"])
+                if each["type"] == kind:
+                    return each
+                self._passed_over.append(each)
+        raise Closed(1006)
+
+    async def acknowledge(self, *ids: str) -> list[str]:
+        return await acknowledge(self._someone, *ids)
+
+
+class ByWebSocket:
+    """What a WebSocket gives."""
+
+    def __init__(self, ws: Ws) -> None:
+        self._ws = ws
+
+    async def next(self, kind: str) -> Frame:
+        return await self._ws.next(kind)
+
+    async def acknowledge(self, *ids: str) -> list[str]:
+        self._ws.ack(*ids)
+        erased: list[str] = (await self._ws.next("acknowledged"))["acknowledged"]
+        return erased
+
+
+async def acknowledge(someone: Person, *ids: str) -> list[str]:
+    """Acknowledge by a call."""
+    erased: list[str] = success(await someone.post("/messages/ack", message_ids=list(ids)))["acknowledged"]
+    return erased
+
+
+@asynccontextmanager
+async def reading(way: str, someone: Person, origin: str) -> AsyncIterator[Reader]:
+    """Receive as somebody, by one of WAYS."""
+    if way == "poll":
+        yield ByPoll(someone)
+    elif way == "events":
+        async with events(someone) as stream:
+            yield ByEvents(someone, stream)
+    else:
+        async with socket(someone, origin) as ws:
+            yield ByWebSocket(ws)

@@ -17,7 +17,7 @@ from blindpost.routers import socket as socket_router
 from blindpost.routers import websocket
 from blindpost.services import stream as stream_service
 from checks import Waiting, another_session, client_of, ids_waiting, refusal, success, until
-from sockets import CLOSE, PING, PONG, Frame, Refused, Ws, events, frame, socket
+from sockets import CLOSE, PING, PONG, WAYS, Closed, Frame, Reader, Refused, Ws, events, frame, reading, socket
 from support import Person, b64, contacts, person, running_in_thread, settings_for
 
 LOG_IN, GOING_AWAY, TOO_SLOW, SILENT = 4100, 4200, 4201, 4202
@@ -149,6 +149,170 @@ async def test_no_extension_is_agreed_on(http: httpx.AsyncClient, router: Runnin
         assert await ws.closed() == 1002
 
 
+# What holds by whatever way one receives: polls, Server-Sent Events or a WebSocket
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def given(reader: Reader, count: int) -> list[str]:
+    """Receive so many messages, and return their ids."""
+    return [(await reader.next("message"))["id"] for _ in range(count)]
+
+
+PATHS = {"poll": "/messages/poll", "events": "/messages/events", "websocket": "/messages/ws"}
+
+
+async def test_receiving_needs_a_session_its_key_and_a_proof_for_this_path(
+    way: str, http: httpx.AsyncClient, router: Running
+) -> None:
+    """And what is refused is refused in HTTP, the upgrade too."""
+    alice, thief = await person(http), Person(http)
+    path = PATHS[way]
+    url = router.origin + path
+    stolen = thief.signed("GET", url) | {"Authorization": f"DPoP {alice.token}"}
+    elsewhere = alice.signed("GET", f"{router.origin}/auth/me")
+    for headers, code in ((stolen, "invalid_proof"), (elsewhere, "invalid_proof"), ({}, "not_authenticated")):
+        refusal(await http.get(path, headers=headers), 401, code)
+    headers = alice.signed("GET", url)
+    success(await alice.post("/auth/logout"))
+    refusal(await http.get(path, headers=headers), 401, "not_authenticated")
+
+
+async def test_what_waits_is_given_oldest_first_and_then_what_comes_later(
+    way: str, pair: tuple[Person, Person], router: Running
+) -> None:
+    alice, bob = pair
+    before = [success(await alice.send(bob), 201)["id"] for _ in range(5)]
+    async with reading(way, bob, router.origin) as reader:
+        after = [success(await alice.send(bob), 201)["id"] for _ in range(5)]
+        assert await given(reader, 10) == before + after
+
+
+async def test_what_comes_while_one_waits_is_given_at_once(
+    way: str, pair: tuple[Person, Person], router: Running, waiting: Waiting
+) -> None:
+    alice, bob = pair
+    async with reading(way, bob, router.origin) as reader:
+        coming = asyncio.create_task(reader.next("message"))
+        await until(lambda: waiting.of(bob) == 1)
+        sent = success(await alice.send(bob, b"sealed"), 201)
+        assert await coming == {
+            "type": "message",
+            "id": sent["id"],
+            "sender_id": alice.id,
+            "recipient_id": bob.id,
+            "message": b64(b"sealed"),
+            "timestamp": sent["timestamp"],
+            "is_delivered": False,
+        }
+
+
+async def test_the_largest_message_is_given(way: str, pair: tuple[Person, Person], router: Running) -> None:
+    success(await pair[0].send(pair[1], bytes(65_536)), 201)
+    async with reading(way, pair[1], router.origin) as reader:
+        assert (await reader.next("message"))["message"] == b64(bytes(65_536))
+
+
+@pytest.mark.parametrize("other_way", WAYS)
+async def test_what_is_acknowledged_is_not_given_again_and_what_is_not_is(
+    way: str, other_way: str, pair: tuple[Person, Person], router: Running
+) -> None:
+    alice, bob = pair
+    sent = [success(await alice.send(bob), 201)["id"] for _ in range(4)]
+    async with reading(way, bob, router.origin) as reader:
+        assert await given(reader, 4) == sent
+        assert sorted(await reader.acknowledge(sent[0], sent[2])) == sorted([sent[0], sent[2]])
+        assert await reader.acknowledge(sent[0]) == []
+    last = success(await alice.send(bob), 201)["id"]
+    async with reading(other_way, bob, router.origin) as reader:
+        assert await given(reader, 3) == [sent[1], sent[3], last]
+
+
+@pytest.mark.parametrize("other_way", WAYS)
+async def test_two_who_receive_as_one_person_are_both_given_everything(
+    way: str, other_way: str, pair: tuple[Person, Person], router: Running
+) -> None:
+    alice, bob = pair
+    tablet = await another_session(bob)
+    first = success(await alice.send(bob), 201)["id"]
+    async with reading(way, bob, router.origin) as one, reading(other_way, tablet, router.origin) as two:
+        second = success(await alice.send(bob), 201)["id"]
+        assert await given(one, 2) == await given(two, 2) == [first, second]
+
+
+async def test_a_stranger_is_given_nothing_and_acknowledges_nothing(
+    way: str, pair: tuple[Person, Person], router: Running
+) -> None:
+    alice, bob = pair
+    mallory, friend = await contacts(alice.http)
+    async with reading(way, mallory, router.origin) as reader:
+        sent = success(await alice.send(bob), 201)["id"]
+        assert await reader.acknowledge(sent) == []
+        own = success(await friend.send(mallory), 201)["id"]
+        assert await given(reader, 1) == [own]
+    assert await ids_waiting(bob) == [sent]
+
+
+async def test_a_receipt_is_told_once(way: str, pair: tuple[Person, Person], router: Running) -> None:
+    alice, bob = pair
+    sent = success(await alice.send(bob), 201)["id"]
+    async with reading(way, alice, router.origin) as reader:
+        success(await bob.post("/messages/ack", message_ids=[sent]))
+        assert (await reader.next("receipt"))["delivered"] == [sent]
+    assert (await alice.poll(0))["delivered"] == []
+
+
+async def test_a_change_among_the_contacts_is_told_to_each_session(
+    way: str, http: httpx.AsyncClient, router: Running
+) -> None:
+    alice, bob = await person(http), await person(http)
+    await bob.drain()
+    async with reading(way, bob, router.origin) as reader:
+        success(await alice.post("/contacts/send-contact-request", receiver_id=bob.id), 201)
+        assert await reader.next("contact") == {"type": "contact"}
+
+
+async def test_an_end_of_the_session_ends_the_receiving_on_every_node(
+    way: str, http: httpx.AsyncClient, router: Running, second_node: Running, second_http: httpx.AsyncClient
+) -> None:
+    alice = await person(http)
+    await alice.drain()
+    there = Person(second_http, alice.name, alice.ecdsa, alice.ecdh, alice.id, alice.token, alice.key)
+    nodes = [await Waiting.at(router), await Waiting.at(second_node)]
+    async with reading(way, alice, router.origin) as here, reading(way, there, second_node.origin) as elsewhere:
+        ends = [asyncio.create_task(each.next("message")) for each in (here, elsewhere)]
+        await until(lambda: all(node.of(alice) == 1 for node in nodes))
+        success(await alice.post("/auth/logout"))
+        for each in ends:
+            with pytest.raises(Closed) as caught:
+                await each
+            assert caught.value.code == LOG_IN
+
+
+@pytest.mark.parametrize("other_way", WAYS)
+async def test_one_may_change_the_way_between_any_two_messages(
+    way: str, other_way: str, pair: tuple[Person, Person], router: Running
+) -> None:
+    """Sent by turns in a call and over a WebSocket, received by turns: nothing is lost, doubled or out of order."""
+    alice, bob = pair
+    sent, received = [], []
+    async with socket(alice, router.origin) as ws:
+        for number in range(6):
+            if number % 2:
+                sent.append(success(await alice.send(bob), 201)["id"])
+            else:
+                ws.send(bob)
+                sent.append((await ws.next("sent"))["id"])
+            async with reading(other_way if number % 2 else way, bob, router.origin) as reader:
+                received += await given(reader, 1)
+                await reader.acknowledge(received[-1])
+    assert received == sent
+    assert await ids_waiting(bob) == []
+
+
 # What goes through
 
 
@@ -193,14 +357,6 @@ async def test_a_stream_and_the_calls_over_http_see_the_same(both: tuple[Ws, Ws]
     alice.send(pair[1])
     identifier = (await alice.next("sent"))["id"]
     assert [each["id"] for each in (await pair[1].poll())["messages"]] == [identifier]
-
-
-async def test_what_waited_comes_first_and_in_order(pair: tuple[Person, Person], router: Running) -> None:
-    alice, bob = pair
-    before = [success(await alice.send(bob), 201)["id"] for _ in range(5)]
-    async with socket(bob, router.origin) as ws:
-        after = [success(await alice.send(bob), 201)["id"] for _ in range(5)]
-        assert [(await ws.next("message"))["id"] for _ in range(10)] == before + after
 
 
 async def test_a_change_among_the_contacts_is_told(http: httpx.AsyncClient, router: Running) -> None:
@@ -251,15 +407,6 @@ async def test_the_same_message_twice_is_stored_once_and_answered_the_same(
     assert (await bob.next("message"))["id"] == first["id"]
     alice.send(pair[1])
     assert (await bob.next("message"))["id"] == (await alice.next("sent"))["id"] != first["id"]
-
-
-async def test_two_devices_are_given_the_same_messages(pair: tuple[Person, Person], router: Running) -> None:
-    alice, bob = pair
-    tablet = await another_session(bob)
-    async with socket(bob, router.origin) as one, socket(tablet, router.origin) as two, events(bob) as three:
-        sent = success(await alice.send(bob), 201)["id"]
-        assert (await one.next("message"))["id"] == (await two.next("message"))["id"] == sent
-        assert (await anext(each async for each in three if each["type"] == "message"))["id"] == sent
 
 
 async def test_a_stranger_cannot_send_or_acknowledge(both: tuple[Ws, Ws], pair: tuple[Person, Person]) -> None:
