@@ -1,12 +1,14 @@
 """What measurements stand on: stores and routers, people, and a word on what goes on."""
 
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from statistics import quantiles
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 from uuid import uuid4
+
+from pydantic import SecretStr
 
 from blindpost.bench.people import Registry
 from blindpost.bench.routers import Process, router
@@ -15,23 +17,46 @@ from blindpost.config import Settings
 Row = dict[str, Any]
 """Figures of one round, by name: numbers and strings, for JSON."""
 
+TRANSPORTS: Final = ("websocket", "poll", "events")
+PAIRS: Final = 50
+"""Where only one number of pairs is measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How much is measured."""
 
-    transports: tuple[str, ...]
-    pairs: tuple[int, ...]
-    rounds: int
-    seconds: float
+    pairs: tuple[int, ...] = (1, 10, 50, 500)
+    transports: tuple[str, ...] = TRANSPORTS
+    rounds: int = 3
+    seconds: float = 4
     """Of a round."""
     settle: float = 0.5
     """Seconds between the opening of streams and the first message: for them to have read what there was."""
+    rate_seconds: float = 20
+    clients: int = 10_000
+    """Idle WebSockets."""
+    polls: int = 1_000
+    """Waiting polls, and as many idle streams of events."""
+    idle_seconds: float = 60
+    wakes: int = 300
+    queue: int = 5_000
+    users: tuple[int, ...] = (1_000, 100_000, 1_000_000)
 
 
-TRANSPORTS = ("websocket", "poll", "events")
-FULL = Plan(TRANSPORTS, pairs=(1, 10, 50, 500), rounds=3, seconds=4)
-QUICK = Plan(TRANSPORTS, pairs=(1, 50), rounds=1, seconds=1.5)
+FULL: Final = Plan()
+QUICK: Final = Plan(
+    pairs=(1, 50),
+    rounds=1,
+    seconds=1.5,
+    rate_seconds=3,
+    clients=1_000,
+    polls=200,
+    idle_seconds=2,
+    wakes=50,
+    queue=1_000,
+    users=(1_000, 20_000),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +68,19 @@ class Ground:
     tell: Callable[[str], None]
     """Says what goes on."""
 
+    @property
+    def database_url(self) -> str:
+        if self.settings.database_url is None:
+            raise RuntimeError("the stores are open")
+        return self.settings.database_url.get_secret_value()
+
+    def on(self, database: str) -> "Ground":
+        """Return the same on another database of the same PostgreSQL."""
+        url = urlsplit(self.database_url)._replace(path=f"/{database}").geturl()
+        # Without a host there are no slashes to be written, and urlsplit leaves them out.
+        url = url if url.startswith("postgresql://") else url.replace("postgresql:", "postgresql://", 1)
+        return Ground(self.settings.model_copy(update={"database_url": SecretStr(url)}), self.plan, self.tell)
+
     @asynccontextmanager
     async def router(self, **options: str) -> AsyncIterator[Process]:
         """Start a router on the stores."""
@@ -52,10 +90,7 @@ class Ground:
     @asynccontextmanager
     async def registry(self) -> AsyncIterator[Registry]:
         """Open the register of people; a router must have made the tables."""
-        if self.settings.database_url is None:
-            raise RuntimeError("the stores are open")
-        url = self.settings.database_url.get_secret_value()
-        registry = await Registry.open(url, self.settings.data_dir / "bench")
+        registry = await Registry.open(self.database_url, self.settings.data_dir / "bench")
         try:
             yield registry
         finally:
@@ -69,8 +104,3 @@ def spread(name: str, seconds: list[float]) -> Row:
     cuts = quantiles(seconds, n=1_000, method="inclusive")
     marks = {"p50": cuts[499], "p90": cuts[899], "p99": cuts[989], "p999": cuts[998], "max": max(seconds)}
     return {f"{name}_{mark}_ms": each * 1000 for mark, each in marks.items()}
-
-
-def machine() -> Row:
-    """Say what it was measured on."""
-    return {"processors": os.cpu_count() or 0}

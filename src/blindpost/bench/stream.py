@@ -68,18 +68,18 @@ async def _talk(talks: list[Talk], tally: Tally, routers: Sequence[Process], pla
     await asyncio.sleep(plan.settle)
     for talk in talks:
         talk.start()
-    await _unless_failed(asyncio.sleep(WARM_UP_S), tally)
+    await unless_failed(asyncio.sleep(WARM_UP_S), tally)
     pids = [router.pid for router in routers]
     batches = await _batches(routers)
     counts, before, began = (len(tally.sent), len(tally.received), tally.done), cpu(*pids), perf_counter()
-    await _unless_failed(asyncio.sleep(plan.seconds), tally)
+    await unless_failed(asyncio.sleep(plan.seconds), tally)
     took, used, done = perf_counter() - began, cpu(*pids) - before, tally.done - counts[2]
     flushed = await _batches(routers)
     sent, received = tally.sent[counts[0] :], tally.received[counts[1] :]
     for talk in talks:
         talk.stop()
     async with asyncio.timeout(PATIENCE_S):
-        await _unless_failed(asyncio.gather(*(talk.ended for talk in talks)), tally)
+        await unless_failed(asyncio.gather(*(talk.ended for talk in talks)), tally)
     transactions, items = flushed[0] - batches[0], flushed[1] - batches[1]
     return {
         "seconds": took,
@@ -92,7 +92,7 @@ async def _talk(talks: list[Talk], tally: Tally, routers: Sequence[Process], pla
     }
 
 
-async def _unless_failed(work: Awaitable[Any], tally: Tally) -> None:
+async def unless_failed(work: Awaitable[Any], tally: Tally) -> None:
     """Wait for something; raises what went wrong meanwhile."""
     task: asyncio.Future[Any] = asyncio.ensure_future(work)
     try:

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Final, Protocol, TypeVar
 
 from blindpost.bench.people import Pair, Person
-from blindpost.bench.wire import EventsWire, HttpWire, OnText, WebSocketWire, frame_head, handshake
+from blindpost.bench.wire import EventsWire, HttpWire, Local, OnText, WebSocketWire, frame_head, handshake
 
 Wire = TypeVar("Wire", HttpWire, EventsWire)
 
@@ -78,7 +78,7 @@ class Tally:
 
 
 class Way(Protocol):
-    """How a pair's messages travel. What happens is told to its talk."""
+    """How a pair's messages travel."""
 
     async def open(self, sender_origin: str, recipient_origin: str) -> None:
         """Connect both."""
@@ -88,6 +88,25 @@ class Way(Protocol):
 
     def close(self) -> None:
         """Drop the connections."""
+
+
+class Told(Protocol):
+    """What is told what happens to a pair's messages."""
+
+    def sent(self) -> None:
+        """Take that one is on disk."""
+
+    def received(self) -> None:
+        """Take that one has arrived, and its acknowledgement is on its way."""
+
+    def acknowledged(self) -> None:
+        """Take that one is done."""
+
+    def fail(self, reason: str) -> None:
+        """Take that something went wrong."""
+
+    def lost(self) -> None:
+        """Take that the router closed a connection."""
 
 
 class Talk:
@@ -135,12 +154,12 @@ class Talk:
         self.fail("the router closed a connection")
 
 
-MakeWay = Callable[[Pair, Talk], Way]
+MakeWay = Callable[[Pair, Told], Way]
 
 
-async def open_websocket(person: Person, origin: str, on_text: OnText) -> WebSocketWire:
+async def open_websocket(person: Person, origin: str, on_text: OnText, local: Local = None) -> WebSocketWire:
     """Open somebody's WebSocket."""
-    wire = await WebSocketWire.connect(origin)
+    wire = await WebSocketWire.connect(origin, local)
     wire.on_text = on_text
     await wire.open(person.signer("GET", f"{origin}/messages/ws").request(more=handshake()))
     return wire
@@ -149,7 +168,7 @@ async def open_websocket(person: Person, origin: str, on_text: OnText) -> WebSoc
 class WebSockets:
     """Both over WebSockets."""
 
-    def __init__(self, pair: Pair, talk: Talk) -> None:
+    def __init__(self, pair: Pair, talk: Told) -> None:
         self._pair = pair
         self._talk = talk
         self._before = send_frame(pair)
@@ -190,7 +209,7 @@ class WebSockets:
 class _Http:
     """Sends and acknowledges with requests, each signed when it is made."""
 
-    def __init__(self, pair: Pair, talk: Talk) -> None:
+    def __init__(self, pair: Pair, talk: Told) -> None:
         self._pair = pair
         self._talk = talk
         self._before = send_members(pair)
