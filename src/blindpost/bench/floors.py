@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from blindpost.bench import login
 from blindpost.bench.costs import cpu
-from blindpost.bench.ground import PAIRS, Ground, Row
+from blindpost.bench.ground import Ground, Plan, Row
 from blindpost.bench.routers import process
 from blindpost.bench.stream import one_round
 from blindpost.bench.talks import CREATED, MESSAGE_BYTES
@@ -23,7 +23,6 @@ from blindpost.bench.wire import HttpWire, WebSocketWire, frame, handshake
 
 BATCH: Final = 50
 """Rows with one statement and one commit, as many as 50 pairs fill."""
-VERIFY_S: Final = 0.5
 _INSERT: Final = """
 INSERT INTO bench_floor (sender_id, recipient_id, message, client_message_id)
 SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::uuid[])
@@ -45,12 +44,15 @@ async def measure(ground: Ground) -> list[Row]:
             seconds = ground.plan.seconds
             rows += [
                 {"name": "insert", **await _inserts(ground, seconds)},
-                {"name": "post", **await _bare_load(bare, _Post, seconds)},
-                {"name": "echo", **await _bare_load(bare, _Echo, seconds)},
-                {"name": "verify_p256", **_verifications(ec.SECP256R1(), ec.ECDSA(hashes.SHA256()))},
-                {"name": "verify_p384", **_verifications(ec.SECP384R1(), ec.ECDSA(hashes.SHA384()))},
-                {"name": "websocket", **await one_round(registry, [router], "websocket", PAIRS, ground.plan)},
-                {"name": "poll", **await one_round(registry, [router], "poll", PAIRS, ground.plan)},
+                {"name": "post", **await _bare_load(bare, _Post, ground.plan)},
+                {"name": "echo", **await _bare_load(bare, _Echo, ground.plan)},
+                {"name": "verify_p256", **_verifications(ec.SECP256R1(), ec.ECDSA(hashes.SHA256()), seconds / 8)},
+                {"name": "verify_p384", **_verifications(ec.SECP384R1(), ec.ECDSA(hashes.SHA384()), seconds / 8)},
+                {
+                    "name": "websocket",
+                    **await one_round(registry, [router], "websocket", ground.plan.crowd, ground.plan),
+                },
+                {"name": "poll", **await one_round(registry, [router], "poll", ground.plan.crowd, ground.plan)},
                 {"name": "login", **await login.one_round(behind_proxy, people, registry.identity, seconds)},
             ]
     return rows
@@ -143,14 +145,14 @@ class _Echo:
         self._wire.close()
 
 
-async def _bare_load(bare: _Bare, make: Callable[[], _Post | _Echo], seconds: float) -> Row:
+async def _bare_load(bare: _Bare, make: Callable[[], _Post | _Echo], plan: Plan) -> Row:
     """Let as many as there are pairs ask the servers that do nothing."""
-    loads = [make() for _ in range(PAIRS)]
+    loads = [make() for _ in range(plan.crowd)]
     try:
         for each in loads:
             await each.open(bare)
         counted, before, began = sum(each.count for each in loads), cpu(bare.pid), perf_counter()
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(plan.seconds)
         took, used, count = perf_counter() - began, cpu(bare.pid) - before, sum(each.count for each in loads) - counted
     finally:
         for each in loads:
@@ -158,13 +160,13 @@ async def _bare_load(bare: _Bare, make: Callable[[], _Post | _Echo], seconds: fl
     return {"count": count, "per_second": count / took, **used.per_1000(count)}
 
 
-def _verifications(curve: ec.EllipticCurve, algorithm: ec.ECDSA) -> Row:
+def _verifications(curve: ec.EllipticCurve, algorithm: ec.ECDSA, seconds: float) -> Row:
     """Verify one signature again and again."""
     key = ec.generate_private_key(curve)
     data = os.urandom(MESSAGE_BYTES)
     signature, public = key.sign(data, algorithm), key.public_key()
     count, began, used = 0, perf_counter(), process_time()
-    while (took := perf_counter() - began) < VERIFY_S:
+    while (took := perf_counter() - began) < seconds:
         public.verify(signature, data, algorithm)
         count += 1
     return {"count": count, "per_second": count / took, "generator_cpu": (process_time() - used) / count * 1000}

@@ -19,7 +19,6 @@ Row = dict[str, Any]
 
 TRANSPORTS: Final = ("websocket", "poll", "events")
 PAIRS: Final = 50
-"""Where only one number of pairs is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +26,16 @@ class Plan:
     """How much is measured."""
 
     pairs: tuple[int, ...] = (1, 10, 50, 500)
+    crowd: int = PAIRS
+    """Pairs where only one number is measured."""
     transports: tuple[str, ...] = TRANSPORTS
     rounds: int = 3
     seconds: float = 4
     """Of a round."""
     settle: float = 0.5
     """Seconds between the opening of streams and the first message: for them to have read what there was."""
+    warm_up: float = 0.5
+    """Seconds of a round that do not count."""
     rate_seconds: float = 20
     clients: int = 10_000
     """Idle WebSockets."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from blindpost.bench.ground import PAIRS, Ground, Row
+from blindpost.bench.ground import Ground, Row
 from blindpost.bench.stream import one_round
 
 CHUNK: Final = 50_000
@@ -62,7 +62,7 @@ async def _measure_one(ground: Ground, grounds: dict[str, Ground], users: int) -
         for number in range(ground.plan.rounds):
             for name in sorted(grounds, reverse=number % 2 == 1):  # A B B A: neither is always the first
                 ground.tell(f"{users:,} users, {name} database, round {number + 1} of {ground.plan.rounds}")
-                row = await one_round(registries[name], [routers[name]], "websocket", PAIRS, ground.plan)
+                row = await one_round(registries[name], [routers[name]], "websocket", ground.plan.crowd, ground.plan)
                 rows.append({"users": users, "database": name, "full_mib": mib, **row})
     return rows
 

@@ -40,7 +40,7 @@ def _latency(rows: list[Row]) -> str:
 
 def _cpu(rows: list[Row]) -> str:
     mine = {
-        f"{NAMES[transport]}, {pairs} pairs": [middle(each, name) for name in OURS]
+        f"{NAMES[transport]}, {pairs} pair{'s' if pairs > 1 else ''}": [middle(each, name) for name in OURS]
         for (transport, pairs), each in grouped(rows, "transport", "pairs").items()
         if pairs in {1, PAIRS}
     }

@@ -14,7 +14,7 @@ from time import perf_counter, sleep
 from typing import Final
 
 from blindpost.bench.costs import cpu
-from blindpost.bench.ground import PAIRS, Ground, Row, spread
+from blindpost.bench.ground import Ground, Plan, Row, spread
 from blindpost.bench.people import Pair, Registry
 from blindpost.bench.routers import Process
 from blindpost.bench.stream import PATIENCE_S, one_round, unless_failed
@@ -58,21 +58,21 @@ class Paced:
 async def measure(ground: Ground) -> list[Row]:
     """Find the most that so many pairs make, and send half of it by the clock."""
     async with ground.router() as router, ground.registry() as registry:
-        ground.tell(f"the most that {PAIRS} pairs make")
-        most = await one_round(registry, [router], "websocket", PAIRS, ground.plan)
+        ground.tell(f"the most that {ground.plan.crowd} pairs make")
+        most = await one_round(registry, [router], "websocket", ground.plan.crowd, ground.plan)
         rate = most["per_second"] * LOAD
         ground.tell(f"latency at {rate:,.0f} messages/s for {ground.plan.rate_seconds:g} s")
-        row = await _at_rate(registry, router, rate, ground.plan.rate_seconds)
-    return [{"pairs": PAIRS, "most": most["per_second"], "rate": rate, **row}]
+        row = await _at_rate(registry, router, rate, ground.plan)
+    return [{"pairs": ground.plan.crowd, "most": most["per_second"], "rate": rate, **row}]
 
 
-async def _at_rate(registry: Registry, router: Process, rate: float, seconds: float) -> Row:
-    pairs, tally = await registry.pairs(PAIRS), Tally()
+async def _at_rate(registry: Registry, router: Process, rate: float, plan: Plan) -> Row:
+    pairs, tally, seconds = await registry.pairs(plan.crowd), Tally(), plan.rate_seconds
     paced = [Paced(pair, tally) for pair in pairs]
     try:
         for each in paced:
             await each.way.open(router.origin, router.origin)
-        await asyncio.sleep(1)
+        await asyncio.sleep(plan.settle)
         before = cpu(router.pid)
         clock = _Clock(paced, rate, int(rate * seconds))
         clock.start()

@@ -51,7 +51,7 @@ KNOWN: Final = (
     Server("ejabberd, nothing stored", 10_500, 0.102, 1.0),
     Server("Prosody", 432, 1.71),
     Server("Synapse", 29, 48),
-    Server("the same API in plain FastAPI and SQLAlchemy", 92, 14.7),
+    Server("the same API, FastAPI and SQLAlchemy", 92, 14.7),
 )
 
 

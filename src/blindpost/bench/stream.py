@@ -11,7 +11,6 @@ from blindpost.bench.people import Registry
 from blindpost.bench.routers import Process
 from blindpost.bench.talks import LongPolls, MakeWay, ServerSentEvents, Talk, Tally, WebSockets
 
-WARM_UP_S: Final = 0.5
 PATIENCE_S: Final = 30
 OPEN_AT_ONCE: Final = 32
 TRANSPORTS: Final[dict[str, MakeWay]] = {
@@ -68,7 +67,7 @@ async def _talk(talks: list[Talk], tally: Tally, routers: Sequence[Process], pla
     await asyncio.sleep(plan.settle)
     for talk in talks:
         talk.start()
-    await unless_failed(asyncio.sleep(WARM_UP_S), tally)
+    await unless_failed(asyncio.sleep(plan.warm_up), tally)
     pids = [router.pid for router in routers]
     batches = await _batches(routers)
     counts, before, began = (len(tally.sent), len(tally.received), tally.done), cpu(*pids), perf_counter()

@@ -7,8 +7,9 @@ from typing import Final
 
 WIDTH: Final = 720
 TOP: Final = 64
-LINES_HEIGHT: Final = 400
-LEFT, RIGHT, BOTTOM = 84, 24, 56
+LINES_TOP: Final = 88
+LINES_HEIGHT: Final = 420
+LEFT, RIGHT, BOTTOM = 84, 40, 56
 BAR, BAR_GAP, LABELS = 22, 14, 280
 COLOURS: Final = ("#1f6feb", "#d9730d", "#2da44e", "#8250df", "#6e7781")
 TEXT_COLOUR, GRID = "#24292f", "#d8dee4"
@@ -24,15 +25,18 @@ def lines(title: str, x_title: str, y_title: str, series: dict[str, list[Point]]
     first, last = floor(log10(min(x for x, _ in points))), ceil(log10(max(x for x, _ in points)))
     last = max(last, first + 1)
     steps = nice_steps(max(y for _, y in points))
-    inner, depth = WIDTH - LEFT - RIGHT, LINES_HEIGHT - TOP - BOTTOM
+    inner, depth = WIDTH - LEFT - RIGHT, LINES_HEIGHT - LINES_TOP - BOTTOM
 
     def x_of(x: float) -> float:
         return LEFT + inner * (log10(x) - first) / (last - first)
 
     def y_of(y: float) -> float:
-        return TOP + depth * (1 - y / steps[-1])
+        return LINES_TOP + depth * (1 - y / steps[-1])
 
-    parts = [_text(LEFT + inner / 2, LINES_HEIGHT - 14, x_title, "middle"), _text(LEFT, TOP - 10, y_title, "start", 12)]
+    parts = [
+        _text(LEFT + inner / 2, LINES_HEIGHT - 14, x_title, "middle"),
+        _text(LEFT, LINES_TOP - 12, y_title, "start", 12),
+    ]
     for step in steps:
         parts += [
             _rule(LEFT, y_of(step), WIDTH - RIGHT, y_of(step)),
@@ -40,7 +44,10 @@ def lines(title: str, x_title: str, y_title: str, series: dict[str, list[Point]]
         ]
     for power in range(first, last + 1):
         x = x_of(10**power)
-        parts += [_rule(x, TOP, x, TOP + depth), _text(x, TOP + depth + 18, _short(10**power), "middle")]
+        parts += [
+            _rule(x, LINES_TOP, x, LINES_TOP + depth),
+            _text(x, LINES_TOP + depth + 18, _short(10**power), "middle"),
+        ]
     for each, colour in zip(series.values(), COLOURS, strict=False):
         parts += _line(each, x_of, y_of, colour)
     parts += _legend(list(series), 44)

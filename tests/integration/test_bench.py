@@ -1,0 +1,78 @@
+"""Each measurement, with as little of it as there can be: that it works, and says all that its table shows."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from blindpost.app import Running
+from blindpost.bench import idle, report, stream
+from blindpost.bench.ground import Ground, Plan
+from blindpost.bench.people import Pair
+from blindpost.bench.routers import Process
+from blindpost.bench.run import MEASUREMENTS, measure
+from blindpost.bench.talks import Talk, Tally, WebSockets
+from blindpost.core.embedded import StoreUrls
+from support import settings_for
+
+LITTLE = Plan(
+    pairs=(2,),
+    crowd=4,
+    rounds=1,
+    seconds=0.2,
+    settle=0.1,
+    warm_up=0.1,
+    rate_seconds=0.2,
+    clients=10,
+    polls=5,
+    idle_seconds=0.1,
+    wakes=3,
+    queue=600,
+    users=(20,),
+)
+
+
+@dataclass(frozen=True)
+class Here(Ground):
+    """A ground whose routers are all the one that runs in this process, but on the database that is to be filled."""
+
+    process: Process
+
+    def on(self, database: str) -> Ground:
+        return super().on(database) if database == "bench_full" else self
+
+    @asynccontextmanager
+    async def router(self, **_options: str) -> AsyncIterator[Process]:
+        yield self.process
+
+
+@pytest.fixture
+def ground(router: Running, stores: StoreUrls, tmp_path: Path) -> Ground:
+    process = Process(router.origin, router.metrics, os.getpid())
+    return Here(settings_for(stores, tmp_path), LITTLE, print, process)
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+async def test_a_measurement_works(name: str, ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    for constant, least in {"SETTLE_S": 0.1, "FIRST": 2, "SENDERS": 2}.items():
+        monkeypatch.setattr(idle, constant, least)
+    figures = await measure(ground, [name], lambda _: None)
+    table = report.tables(figures)[name]
+    assert table.rows
+    assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+async def test_a_pair_of_strangers_ends_the_measurement(ground: Ground) -> None:
+    async with ground.router() as process, ground.registry() as registry:
+        stranger, other = await registry.people(2)
+        tally = Tally()
+        talk = Talk(Pair(stranger, other), tally, WebSockets)
+        await talk.way.open(process.origin, process.origin)
+        talk.start()
+        with pytest.raises(RuntimeError, match="not_a_contact"):
+            await stream.unless_failed(asyncio.sleep(5), tally)
+        talk.way.close()
