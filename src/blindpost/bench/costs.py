@@ -1,7 +1,9 @@
 """What processes cost: their processor time and their memory, as the kernel counts them."""
 
+import gc
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
@@ -42,6 +44,17 @@ def cpu(*routers: int) -> Cpu:
     for pid, name in _stores():
         stores[name] += sum(map(cpu_seconds, _children(pid)), cpu_seconds(pid, with_ended=True))
     return Cpu(sum(map(cpu_seconds, routers)), stores["postgres"], stores["redis"], process_time())
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Collect no garbage of this process inside the block: its pauses would be in the figures of others."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def cpu_seconds(pid: int, *, with_ended: bool = False) -> float:

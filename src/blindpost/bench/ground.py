@@ -33,7 +33,7 @@ class Plan:
     seconds: float = 4
     """Of a round."""
     settle: float = 0.5
-    """Seconds between the opening of streams and the first message: for them to have read what there was."""
+    """Seconds in which a router must do nothing before the first message: its streams have then read what there was."""
     warm_up: float = 0.5
     """Seconds of a round that do not count."""
     rate_seconds: float = 20

@@ -13,11 +13,11 @@ from threading import Thread
 from time import perf_counter, sleep
 from typing import Final
 
-from blindpost.bench.costs import cpu
+from blindpost.bench.costs import cpu, undisturbed
 from blindpost.bench.ground import Ground, Plan, Row, spread
 from blindpost.bench.people import Pair, Registry
 from blindpost.bench.routers import Process
-from blindpost.bench.stream import PATIENCE_S, one_round, unless_failed
+from blindpost.bench.stream import PATIENCE_S, one_round, quiet, unless_failed
 from blindpost.bench.talks import Tally, WebSockets
 
 LOAD: Final = 0.5
@@ -72,12 +72,13 @@ async def _at_rate(registry: Registry, router: Process, rate: float, plan: Plan)
     try:
         for each in paced:
             await each.way.open(router.origin, router.origin)
-        await asyncio.sleep(plan.settle)
+        await quiet([router], plan.settle)
         before = cpu(router.pid)
         clock = _Clock(paced, rate, int(rate * seconds))
         clock.start()
         try:
-            await unless_failed(_until_done(tally, clock.count, seconds), tally)
+            with undisturbed():
+                await unless_failed(_until_done(tally, clock.count, seconds), tally)
         finally:
             clock.count = 0
         used = cpu(router.pid) - before

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Sequence
 from time import perf_counter
 from typing import Any, Final
 
-from blindpost.bench.costs import cpu
+from blindpost.bench.costs import cpu, undisturbed
 from blindpost.bench.ground import Ground, Plan, Row, spread
 from blindpost.bench.people import Registry
 from blindpost.bench.routers import Process
@@ -13,6 +13,8 @@ from blindpost.bench.talks import LongPolls, MakeWay, ServerSentEvents, Talk, Ta
 
 PATIENCE_S: Final = 30
 OPEN_AT_ONCE: Final = 32
+IDLE: Final = 0.05
+"""Part of a core that a router without work may use."""
 TRANSPORTS: Final[dict[str, MakeWay]] = {
     "websocket": WebSockets,
     "poll": LongPolls,
@@ -42,7 +44,8 @@ async def one_round(registry: Registry, routers: Sequence[Process], transport: s
     talks = [Talk(pair, tally, TRANSPORTS[transport]) for pair in pairs]
     try:
         await _open(talks, routers)
-        row = await _talk(talks, tally, routers, plan)
+        with undisturbed():
+            row = await _talk(talks, tally, routers, plan)
     finally:
         for talk in talks:
             talk.way.close()
@@ -64,7 +67,7 @@ async def _open(talks: list[Talk], routers: Sequence[Process]) -> None:
 
 async def _talk(talks: list[Talk], tally: Tally, routers: Sequence[Process], plan: Plan) -> Row:
     """Warm up, and measure; then let all messages come to their end."""
-    await asyncio.sleep(plan.settle)
+    await quiet(routers, plan.settle)
     for talk in talks:
         talk.start()
     await unless_failed(asyncio.sleep(plan.warm_up), tally)
@@ -89,6 +92,19 @@ async def _talk(talks: list[Talk], tally: Tally, routers: Sequence[Process], pla
         **spread("received", received),
         **spread("sent", sent),
     }
+
+
+async def quiet(routers: Sequence[Process], settle_s: float) -> None:
+    """Wait until new connections have read what there was: for a while, and then until the routers do nothing."""
+    if not settle_s:
+        return
+    pids = [router.pid for router in routers]
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            before = cpu(*pids).router
+            await asyncio.sleep(settle_s)
+            if cpu(*pids).router - before <= settle_s * IDLE:
+                return
 
 
 async def unless_failed(work: Awaitable[Any], tally: Tally) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from blindpost.bench import report
@@ -21,7 +22,6 @@ from blindpost.errors import ConfigurationError
 from blindpost.telemetry import configure_logging
 
 TABLE_WIDTH: Final = 200
-"""On a narrower screen lines are wrapped: figures that are cut off are none."""
 
 
 def bench(
@@ -43,7 +43,7 @@ def bench(
     rounds: Annotated[int | None, typer.Option(help="Rounds of each kind, in turn", min=1, max=100)] = None,
     seconds: Annotated[float | None, typer.Option(help="Length of a round", min=0.2, max=60)] = None,
     settle: Annotated[
-        float | None, typer.Option(help="Seconds from the opening of streams to the first message", min=0, max=60)
+        float | None, typer.Option(help="Seconds of a quiet router before the first message", min=0, max=60)
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all raw figures there", metavar="FILE")
@@ -59,8 +59,9 @@ def bench(
 ) -> None:
     """Measure on an embedded PostgreSQL with its default durability, with all checks and limits on.
 
-    The load's generator runs on the same machine; its processor time is given beside the others'. What each figure
-    means is in docs/performance.md.
+    The load's generator runs on the same machine; its processor time is given beside the others'.
+
+    docs/performance.md says how to read each figure.
 
     - stream: messages from send to acknowledgement, through each transport
 
@@ -165,15 +166,16 @@ def _keep_in(path: Path | None) -> Callable[[report.Figures], None]:
 
 
 def _show(figures: report.Figures) -> None:
-    width = None if out.width >= TABLE_WIDTH or not out.is_terminal else out.width
+    # Into a file or a pipe nothing need be wrapped.
+    console = out if out.is_terminal else Console(highlight=False, width=TABLE_WIDTH)
     for each in report.tables(figures).values():
         table = Table(title=each.title, title_style="bold", title_justify="left")
         for place, column in enumerate(each.columns):
             table.add_column(column, justify="left" if place < each.left else "right", overflow="fold")
         for row in each.rows:
             table.add_row(*(cell.replace("**", "") for cell in row))
-        out.print(table, width=width or TABLE_WIDTH)
-    out.print(report.where(figures), soft_wrap=True)
+        console.print(table)
+    console.print(report.where(figures), soft_wrap=True)
 
 
 def _write(figures: report.Figures, plots_dir: Path | None, fill: Path | None) -> None:
