@@ -17,7 +17,7 @@ from blindpost.bench.routers import Process
 from blindpost.bench.run import MEASUREMENTS, measure
 from blindpost.bench.talks import Talk, Tally, WebSockets
 from blindpost.core.embedded import StoreUrls
-from support import settings_for
+from support import running_in_thread, settings_for
 
 LITTLE = Plan(
     pairs=(2,),
@@ -36,24 +36,39 @@ LITTLE = Plan(
 )
 
 
+class Elsewhere(Ground):
+    """A ground whose routers run in this process: a process of their own takes seconds to begin."""
+
+    @asynccontextmanager
+    async def router(self, **_options: str) -> AsyncIterator[Process]:
+        with running_in_thread(self.settings) as running:
+            yield process_of(running)
+
+
 @dataclass(frozen=True)
 class Here(Ground):
-    """A ground whose routers are all the one that runs in this process, but on the database that is to be filled."""
+    """A ground whose routers are all the same one, but on the database that is to be filled."""
 
     process: Process
 
     def on(self, database: str) -> Ground:
-        return super().on(database) if database == "bench_full" else self
+        if database != "bench_full":
+            return self
+        there = super().on(database)
+        return Elsewhere(there.settings, there.plan, there.tell)
 
     @asynccontextmanager
     async def router(self, **_options: str) -> AsyncIterator[Process]:
         yield self.process
 
 
+def process_of(running: Running) -> Process:
+    return Process(running.origin, running.metrics, os.getpid())
+
+
 @pytest.fixture
 def ground(router: Running, stores: StoreUrls, tmp_path: Path) -> Ground:
-    process = Process(router.origin, router.metrics, os.getpid())
-    return Here(settings_for(stores, tmp_path), LITTLE, print, process)
+    return Here(settings_for(stores, tmp_path), LITTLE, print, process_of(router))
 
 
 @pytest.mark.parametrize("name", MEASUREMENTS)

@@ -53,7 +53,7 @@ async def measure(ground: Ground) -> list[Row]:
                     **await one_round(registry, [router], "websocket", ground.plan.crowd, ground.plan),
                 },
                 {"name": "poll", **await one_round(registry, [router], "poll", ground.plan.crowd, ground.plan)},
-                {"name": "login", **await login.one_round(behind_proxy, people, registry.identity, seconds)},
+                {"name": "login", **await login.one_round(behind_proxy, people, registry.identity, ground.plan)},
             ]
     return rows
 

@@ -11,7 +11,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from blindpost.bench.costs import cpu
-from blindpost.bench.ground import Ground, Row, spread
+from blindpost.bench.ground import Ground, Plan, Row, spread
 from blindpost.bench.people import Person
 from blindpost.bench.routers import Process
 from blindpost.bench.wire import HttpWire
@@ -33,19 +33,23 @@ async def measure(ground: Ground) -> list[Row]:
         people = cycle(await registry.people(PEOPLE))
         for number in range(ground.plan.rounds):
             ground.tell(f"logins, round {number + 1} of {ground.plan.rounds}")
-            rows.append(await one_round(router, people, registry.identity, ground.plan.seconds))
+            rows.append(await one_round(router, people, registry.identity, ground.plan))
     return rows
 
 
-async def one_round(
-    router: Process, people: Iterator[Person], identity: ec.EllipticCurvePrivateKey, seconds: float
-) -> Row:
+async def one_round(router: Process, people: Iterator[Person], identity: ec.EllipticCurvePrivateKey, plan: Plan) -> Row:
     """Log in for a while, one after the other on each of some connections."""
     wires = [await HttpWire.connect(router.origin) for _ in range(AT_ONCE)]
-    times: list[float] = []
+
+    async def log_in(seconds: float) -> list[float]:
+        end, times = perf_counter() + seconds, list[float]()
+        await asyncio.gather(*(_until(wire, router.origin, people, identity, end, times) for wire in wires))
+        return times
+
     try:
+        await log_in(plan.warm_up)
         before, began = cpu(router.pid), perf_counter()
-        await asyncio.gather(*(_until(wire, router.origin, people, identity, began + seconds, times) for wire in wires))
+        times = await log_in(plan.seconds)
         took, used = perf_counter() - began, cpu(router.pid) - before
     finally:
         for wire in wires:
