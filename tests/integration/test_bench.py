@@ -11,6 +11,7 @@ import pytest
 
 from blindpost.app import Running
 from blindpost.bench import idle, report, stream
+from blindpost.bench.errors import MeasurementError
 from blindpost.bench.ground import Ground, Plan
 from blindpost.bench.people import Pair
 from blindpost.bench.routers import Process
@@ -89,6 +90,6 @@ async def test_a_pair_of_strangers_ends_the_measurement(ground: Ground) -> None:
         talk = Talk(Pair(stranger, other), tally, WebSockets)
         await talk.way.open(process.origin, process.origin)
         talk.start()
-        with pytest.raises(RuntimeError, match="not_a_contact"):
+        with pytest.raises(MeasurementError, match="not_a_contact"):
             await stream.unless_failed(asyncio.sleep(5), tally)
         talk.way.close()

@@ -9,6 +9,8 @@ from pathlib import Path
 from time import process_time
 from typing import Final
 
+from blindpost.bench.errors import MeasurementError
+
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 STORES: Final = {"postgres": "postgres", "redis-server": "redis"}
 """The processes that this one started, by the name that the kernel has for them."""
@@ -69,7 +71,7 @@ def pss_kib(pid: int) -> float:
         name, _, value = line.partition(":")
         if name == "Pss":
             return float(value.split()[0])
-    raise RuntimeError(f"the kernel does not say how much memory process {pid} has")
+    raise MeasurementError(f"the kernel does not say how much memory process {pid} has")
 
 
 def _stores() -> Iterator[tuple[int, str]]:

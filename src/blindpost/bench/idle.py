@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from blindpost.bench.costs import cpu, pss_kib
+from blindpost.bench.errors import MeasurementError
 from blindpost.bench.ground import Ground, Row, spread
 from blindpost.bench.people import Pair, Person, Registry
 from blindpost.bench.routers import Process
@@ -89,7 +90,7 @@ class PollSleeper:
 
     def _told(self, status: int, body: bytes) -> None:
         if status != OK:
-            raise RuntimeError(f"a poll was answered {status}: {body.decode()}")
+            raise MeasurementError(f"a poll was answered {status}: {body.decode()}")
         if body.startswith(b'{"has_messages":true'):
             self._on_message()
             self._wire.write(self._acks(b'{"message_ids":["%b"]}' % b'","'.join(IDS.findall(body))))

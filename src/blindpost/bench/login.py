@@ -11,6 +11,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from blindpost.bench.costs import cpu
+from blindpost.bench.errors import MeasurementError
 from blindpost.bench.ground import Ground, Plan, Row, spread
 from blindpost.bench.people import Person
 from blindpost.bench.routers import Process
@@ -93,5 +94,5 @@ async def _login(wire: HttpWire, origin: str, person: Person, identity: ec.Ellip
 
 def _good(status: int, body: bytes) -> bytes:
     if status != OK:
-        raise RuntimeError(f"a login was answered {status}: {body.decode()}")
+        raise MeasurementError(f"a login was answered {status}: {body.decode()}")
     return body

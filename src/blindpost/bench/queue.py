@@ -5,6 +5,7 @@ from time import perf_counter
 from typing import Final
 
 from blindpost.bench.costs import cpu
+from blindpost.bench.errors import MeasurementError
 from blindpost.bench.ground import Ground, Row
 from blindpost.bench.people import Pair, Person
 from blindpost.bench.routers import Process
@@ -42,7 +43,7 @@ async def measure(ground: Ground) -> list[Row]:
                     await fetch(router, pair.recipient, count)
                 took, used = perf_counter() - began, cpu(router.pid) - before
                 if left := await registry.waiting([pair.recipient]):
-                    raise RuntimeError(f"{left} messages were not acknowledged")
+                    raise MeasurementError(f"{left} messages were not acknowledged")
                 rows.append({"transport": transport, "messages": count, "seconds": took, **used.per_1000(count)})
     return rows
 
@@ -61,7 +62,7 @@ class _Count:
 
     def fail(self, reason: str) -> None:
         if not self.reached.done():
-            self.reached.set_exception(RuntimeError(reason))
+            self.reached.set_exception(MeasurementError(reason))
 
     def lost(self) -> None:
         self.fail("the router closed a connection")
@@ -147,5 +148,5 @@ async def _by_polls(router: Process, person: Person, count: int) -> None:
 
 def _good(status: int, body: bytes) -> bytes:
     if status != OK:
-        raise RuntimeError(f"the router answered {status}: {body.decode()}")
+        raise MeasurementError(f"the router answered {status}: {body.decode()}")
     return body

@@ -6,6 +6,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from blindpost.bench.costs import cpu, undisturbed
+from blindpost.bench.errors import MeasurementError
 from blindpost.bench.ground import Ground, Plan, Row, spread
 from blindpost.bench.people import Registry
 from blindpost.bench.routers import Process
@@ -50,7 +51,7 @@ async def one_round(registry: Registry, routers: Sequence[Process], transport: s
         for talk in talks:
             talk.way.close()
     if left := await registry.waiting([pair.recipient for pair in pairs]):
-        raise RuntimeError(f"{left} messages were not acknowledged")
+        raise MeasurementError(f"{left} messages were not acknowledged")
     return {"transport": transport, "pairs": count, "routers": len(routers), **row}
 
 

@@ -13,6 +13,7 @@ from itertools import count, cycle
 from time import perf_counter
 from typing import Final, Protocol, TypeVar
 
+from blindpost.bench.errors import MeasurementError
 from blindpost.bench.people import Pair, Person
 from blindpost.bench.wire import EventsWire, HttpWire, Local, OnText, WebSocketWire, frame_head, handshake
 
@@ -74,7 +75,7 @@ class Tally:
 
     def fail(self, reason: str) -> None:
         if not self.failed.done():
-            self.failed.set_exception(RuntimeError(reason))
+            self.failed.set_exception(MeasurementError(reason))
 
 
 class Way(Protocol):

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blindpost.bench import report
+from blindpost.bench.errors import MeasurementError
 from blindpost.bench.ground import FULL, QUICK, TRANSPORTS, Ground, Plan
 from blindpost.bench.plots import plots
 from blindpost.bench.run import MEASUREMENTS, measure
@@ -140,6 +141,8 @@ def _measure(plan: Plan, names: tuple[str, ...], keep: Callable[[report.Figures]
     try:
         with stores_for(Settings(data_dir=path, database_url=None, redis_url=None)) as ready:
             return run(measure(Ground(ready, plan, say_progress), names, keep))
+    except TimeoutError:
+        raise MeasurementError("the router did not come to the end of what it was asked in time") from None
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
