@@ -215,7 +215,7 @@ def _loads(data: bytes) -> dict[str, Any]:
     """Read a JSON object in which no name stands twice: two readers must not read two things."""
     try:
         text = data.decode("utf-8")
-        said = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_integer)
+        said = _DECODER.decode(text)
     except (ValueError, RecursionError):
         raise InvalidProof("it is not JSON") from None
     if not isinstance(said, dict):
@@ -239,6 +239,9 @@ def _integer(digits: str) -> int:
     if len(digits) > INTEGER_MAX_DIGITS:
         raise ValueError("the integer is too long")
     return int(digits)
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_integer)
 
 
 class ProofKey:

@@ -30,6 +30,7 @@ CODE_BYTES: Final = 2
 NORMAL: Final = 1000
 PROTOCOL_ERROR: Final = 1002
 NOT_ACCEPTED: Final = 1003
+LOST: Final = 1006
 NOT_TEXT: Final = 1007
 TOO_BIG: Final = 1009
 SENDABLE: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
@@ -324,6 +325,8 @@ class WebSocket(asyncio.Protocol):
             self._later_timer.cancel()
         self._buffer = b""
         self._client_closed = True
+        if self.closed_with is None:
+            self.closed_with = LOST  # what is answered from now on goes nowhere
 
 
 def _head(opcode: int, size: int) -> bytes:

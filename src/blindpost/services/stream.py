@@ -23,6 +23,7 @@ WINDOW_MESSAGES: Final = 500
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """A client that acknowledges nothing is given so much, and then nothing."""
 PAGE: Final = 100
+GIVEN_FEW: Final = 8
 KEPT_MAX: Final = 32
 """Messages that are handed over while others are read; with more it is as well to read again."""
 RETRY_S: Final = 1.0
@@ -209,7 +210,9 @@ class Stream(Subscriber):
 
     async def _look(self, news: Kind) -> bool:
         """Read what there is news of, and pass it on; false if messages must wait for acknowledgements."""
-        found = await self._tell() if news & TOLD else None
+        # What waits for many streams is read at once, as long as what each was given can be left out here.
+        is_asked = news & TOLD or len(self._given) <= GIVEN_FEW
+        found = await self._tell() if is_asked else None
         if not news & Kind.MESSAGES:
             return True
         if not self._has_room:
@@ -217,10 +220,10 @@ class Stream(Subscriber):
         if not self._has_room:
             self._news |= Kind.MESSAGES
             return False
-        if found is None or self._given:
+        if found is None:
             rows, has_more = await self._unread()
         else:
-            rows, has_more = found, False
+            rows, has_more = [row for row in found if row.id not in self._given], False
         kept, self._kept = self._kept or [], None
         if has_more:
             self._news |= Kind.MESSAGES
