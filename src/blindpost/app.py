@@ -1,6 +1,7 @@
 """The only wiring: what is made of what, what runs behind the requests, and in which order it all ends."""
 
 import asyncio
+import gc
 import logging
 import resource
 import socket
@@ -402,6 +403,16 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone: uvicorn would raise them again at the end, and the exit would not be 0."""
         yield
+
+
+def spare_the_collector() -> None:
+    """Have cycles looked for less often, and never among what was made by now; for a process that is a router alone.
+
+    A request leaves next to no cycles behind, and the search took a twelfth of the processor's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 def _allow_many_files() -> None:

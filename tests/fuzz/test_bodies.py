@@ -80,6 +80,10 @@ async def _acknowledgement(me: Person, other: Person) -> Body:
     return {"message_ids": [(await other.send(me)).json()["id"], str(uuid4())]}
 
 
+async def _acknowledging_poll(me: Person, other: Person) -> Body:
+    return await _acknowledgement(me, other) | {"timeout": 0, "limit": 1}
+
+
 GOOD: dict[tuple[str, str], tuple[str, Make]] = {
     ("POST", "/auth/register"): ("RegisterRequest", _registration),
     ("POST", "/auth/login"): ("LoginRequest", _login),
@@ -91,6 +95,7 @@ GOOD: dict[tuple[str, str], tuple[str, Make]] = {
     ("PUT", "/contacts/reject-contact-request"): ("ContactDecision", _decision),
     ("POST", "/messages/send"): ("SendRequest", _message),
     ("POST", "/messages/ack"): ("AckRequest", _acknowledgement),
+    ("POST", "/messages/poll"): ("PollRequest", _acknowledging_poll),
 }
 """Each endpoint that takes a body: its model, and how a good one is made."""
 ACCOUNT = {"/auth/ecdsa-update-key", "/auth/ecdh-update-key", "/auth/me"}

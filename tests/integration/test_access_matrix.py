@@ -193,6 +193,11 @@ CLOSED: Final[dict[tuple[str, str], Row]] = {
         (("carol", _is({"status": "ok", "acknowledged": []})), ("dave", _acknowledged)),
         body=lambda scene, _: {"message_ids": [scene.message_id]},
     ),
+    ("POST", "/messages/poll"): Row(
+        _no_messages,
+        (("carol", _no_messages), ("dave", _acknowledged)),
+        body=lambda scene, _: {"message_ids": [scene.message_id], "timeout": 0},
+    ),
     ("GET", "/messages/ws"): Row("upgrade_required", (("dave", "upgrade_required"),)),
     ("GET", "/messages/events"): Row(_no_events, (("carol", _no_events), ("dave", _the_event))),
     ("GET", "/messages/status"): Row(

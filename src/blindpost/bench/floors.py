@@ -24,8 +24,8 @@ from blindpost.bench.wire import HttpWire, WebSocketWire, frame, handshake
 BATCH: Final = 50
 """Rows with one statement and one commit, as many as 50 pairs fill."""
 _INSERT: Final = """
-INSERT INTO bench_floor (sender_id, recipient_id, message, client_message_id)
-SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::uuid[])
+INSERT INTO bench_floor (sender_id, recipient_id, message)
+SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bytea[])
 """
 
 
@@ -67,7 +67,7 @@ async def _inserts(ground: Ground, seconds: float) -> Row:
         statement = await connection.prepare(_INSERT)
         count, before, began = 0, cpu(), perf_counter()
         while perf_counter() < began + seconds:
-            await statement.fetch(*columns, [UUID(bytes=os.urandom(16), version=4) for _ in range(BATCH)])
+            await statement.fetch(*columns)
             count += BATCH
         took, used = perf_counter() - began, cpu() - before
         return {"count": count, "per_second": count / took, **used.per_1000(count)}

@@ -17,7 +17,7 @@ from blindpost.config import Settings
 Row = dict[str, Any]
 """Figures of one round, by name: numbers and strings, for JSON."""
 
-TRANSPORTS: Final = ("websocket", "poll", "events")
+TRANSPORTS: Final = ("websocket", "poll", "acking", "events")
 PAIRS: Final = 50
 
 

@@ -37,8 +37,13 @@ INSERT INTO contact_requests (sender_id, receiver_id, status) {these}
 SELECT id, other, 'accepted' FROM these
 """,
     """
-INSERT INTO messages (sender_id, recipient_id, message, client_message_id) {these}
-SELECT id, other, decode(repeat(md5('message' || n), 32), 'hex'), md5('client' || n)::uuid FROM these
+INSERT INTO traces (id, sender_id, client_message_id) {these}
+SELECT uuidv7(), id, md5('client' || n)::uuid FROM these
+""",
+    """
+INSERT INTO messages (id, sender_id, recipient_id, message) {these}
+SELECT traces.id, these.id, other, decode(repeat(md5('message' || n), 32), 'hex') FROM these
+JOIN traces ON traces.sender_id = these.id AND traces.client_message_id = md5('client' || n)::uuid
 """,
 )
 

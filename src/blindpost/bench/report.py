@@ -13,6 +13,7 @@ Figures = dict[str, Any]
 NAMES: Final = {
     "websocket": "WebSocket",
     "poll": "HTTP and long-poll",
+    "acking": "HTTP, polls that acknowledge",
     "events": "HTTP and Server-Sent Events",
 }
 CPU: Final = {"router_cpu": "router", "postgres_cpu": "PostgreSQL", "redis_cpu": "Redis", "generator_cpu": "generator"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
-from blindpost.app import running
+from blindpost.app import running, spare_the_collector
 from blindpost.config import PREFIX, Settings, load_settings
 from blindpost.errors import StartError
 
@@ -89,6 +89,7 @@ async def until_stdin_closes(*words: str) -> None:
 
 async def _serve() -> None:
     async with running(load_settings()) as here:
+        spare_the_collector()
         await until_stdin_closes(here.origin, here.metrics)
 
 

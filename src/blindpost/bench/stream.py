@@ -10,7 +10,7 @@ from blindpost.bench.errors import MeasurementError
 from blindpost.bench.ground import Ground, Plan, Row, spread
 from blindpost.bench.people import Registry
 from blindpost.bench.routers import Process
-from blindpost.bench.talks import LongPolls, MakeWay, ServerSentEvents, Talk, Tally, WebSockets
+from blindpost.bench.talks import AcknowledgingPolls, LongPolls, MakeWay, ServerSentEvents, Talk, Tally, WebSockets
 
 PATIENCE_S: Final = 30
 OPEN_AT_ONCE: Final = 32
@@ -19,6 +19,7 @@ IDLE: Final = 0.05
 TRANSPORTS: Final[dict[str, MakeWay]] = {
     "websocket": WebSockets,
     "poll": LongPolls,
+    "acking": AcknowledgingPolls,
     "events": ServerSentEvents,
 }
 

@@ -33,6 +33,8 @@ MESSAGE_ID: Final = len('{"type":"message","id":"')
 SENT, MESSAGE, ACKNOWLEDGED, ERROR = b"smae"
 ACK: Final = b'{"type":"ack","message_ids":["%b"]}'
 ACK_FRAME: Final = frame_head(len(ACK) - len("%b") + UUID_CHARS) + ACK
+SHORT_POLL_S: Final = 2
+"""The last acknowledgement of a round is answered at the end of a poll."""
 IDS: Final = re.compile(rb'"id":"([0-9a-f-]{36})"')
 
 _random: Final = os.urandom(MESSAGE_BYTES * POOL)
@@ -277,6 +279,32 @@ class LongPolls(_Http):
     def _acknowledged(self, status: int, body: bytes) -> None:
         super()._acknowledged(status, body)
         self._ask()
+
+
+class AcknowledgingPolls(_Http):
+    """The recipient asks, and acknowledges with the next question what came."""
+
+    async def open(self, sender_origin: str, recipient_origin: str) -> None:
+        await super().open(sender_origin, recipient_origin)
+        self._asks = self._pair.recipient.signer("POST", f"{recipient_origin}/messages/poll").request
+        self._is_acknowledging = False
+        self._recipient.on_answer = self._told
+        self._ask(b"")
+
+    def _ask(self, ids: bytes) -> None:
+        self._recipient.write(self._asks(b'{"message_ids":[%b],"timeout":%d}' % (ids, SHORT_POLL_S)))
+        self._is_acknowledging = bool(ids)
+
+    def _told(self, status: int, body: bytes) -> None:
+        if status != OK:
+            self._talk.fail(body.decode())
+            return
+        if self._is_acknowledging:
+            self._talk.acknowledged()
+        found = IDS.search(body)
+        self._ask(b"" if found is None else b'"%b"' % found[1])
+        if found is not None:
+            self._talk.received()
 
 
 class ServerSentEvents(_Http):

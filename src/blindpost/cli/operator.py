@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from blindpost.app import Served, first
+from blindpost.app import Served, first, spare_the_collector
 from blindpost.cli.common import err, errors_as_sentences, fail, out, run, settings_from, stores_for, watched_stores_for
 from blindpost.config import Settings
 from blindpost.core import privileges
@@ -108,6 +108,7 @@ async def _serve(settings: Settings, ended: Callable[[], str | None], *, embedde
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, stop.set)
     async with serving(settings) as router:
+        spare_the_collector()
         _announce(router, settings, embedded=embedded)
         watching = asyncio.create_task(_watch(ended, stop))
         await first(stop, router.failed)

@@ -1,7 +1,8 @@
 """Group commit: what arrives while one flush runs goes with the next, in one round trip and one answer.
 
-Nobody waits for a timer: a lone item is flushed at once. Two kinds of failure: a flush fails, and those who wait for
-it are told; or the loop stops, and all are told.
+A lone item is flushed at once. Where items come in numbers, a flush waits a moment for as many as went with the last:
+each flush has a price of its own, and the more share it the less each pays. Two kinds of failure: a flush fails, and
+those who wait for it are told; or the loop stops, and all are told.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 BATCH_MAX: Final = 256
+GATHER_S: Final = 0.001
 CAPACITY: Final = 2_048
 """Items that may wait; with messages of the largest size this is 128 MiB."""
 
@@ -37,6 +39,8 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting: deque[tuple[Item, Callable[[Result | Problem], None]]] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
+        self._last = 0
+        """How many went with the last flush."""
 
     async def submit(self, item: Item) -> Result:
         """Return the item's own result, when it is durable; raises Overloaded, ShuttingDown or what flush gave.
@@ -68,7 +72,9 @@ class GroupCommit(Generic[Item, Result]):
                 while self._waiting:
                     # One turn of the loop: what has arrived at the sockets while the last flush ran goes with this one.
                     await asyncio.sleep(0)
-                    count = min(len(self._waiting), self._batch_max)
+                    if len(self._waiting) < self._last // 2:
+                        await asyncio.sleep(GATHER_S)
+                    self._last = count = min(len(self._waiting), self._batch_max)
                     await self._flush_batch([self._waiting.popleft() for _ in range(count)])
                 if not self._closing:
                     self._arrived.clear()

@@ -24,7 +24,9 @@ def page(answer: MessagePage) -> bytes:
 def poll(answer: PollAnswer) -> bytes:
     """Write the answer to a poll."""
     changed = "true" if answer.contacts_changed else "false"
-    return f'{{{_page(answer)},"contacts_changed":{changed},"delivered":{frames.ids(answer.delivered)}}}'.encode()
+    delivered, acknowledged = frames.ids(answer.delivered), frames.ids(answer.acknowledged)
+    told = f'"contacts_changed":{changed},"delivered":{delivered},"acknowledged":{acknowledged}'
+    return f"{{{_page(answer)},{told}}}".encode()
 
 
 def _page(answer: MessagePage) -> str:

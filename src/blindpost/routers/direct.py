@@ -8,7 +8,6 @@ the answer at once.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from secrets import token_hex
 from time import perf_counter
 from typing import Annotated, Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
@@ -22,14 +21,14 @@ from blindpost.errors import InternalFault, InvalidJson, InvalidRequest, Problem
 from blindpost.protocol.limits import BODY_MAX_BYTES, PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
 from blindpost.routers import answers, usual
 from blindpost.routers.connection import EXCHANGE, Exchange
-from blindpost.routers.middleware import GONE, SECURITY_HEADERS, announced, count
+from blindpost.routers.middleware import GONE, SECURITY_HEADERS, announced, count, next_request_id
 from blindpost.routers.problems import ProblemResponse, invalid
 from blindpost.routers.security import counted, shown
 from blindpost.routers.strict import loads
 from blindpost.services.auth import AuthService
 from blindpost.services.caller import Caller
 from blindpost.services.messages import MessageService
-from blindpost.services.models.messages import AckRequest, SendRequest
+from blindpost.services.models.messages import AckRequest, PollRequest, SendRequest
 from blindpost.telemetry import log_fault
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -84,6 +83,7 @@ class Direct:
         self._handlers: dict[tuple[str, str], Handler] = {
             ("POST", "/messages/send"): self._send,
             ("GET", "/messages/poll"): self._poll,
+            ("POST", "/messages/poll"): self._acknowledge_and_poll,
             ("GET", "/messages/get-undelivered-messages"): self._undelivered,
             ("POST", "/messages/ack"): self._ack,
         }
@@ -93,7 +93,7 @@ class Direct:
         if handler is None:
             await self._app(scope, receive, send)
             return
-        started, request_id, status = perf_counter(), token_hex(16), 500
+        started, request_id, status = perf_counter(), next_request_id(), 500
         exchange: Exchange = scope["extensions"][EXCHANGE]
         try:
             try:
@@ -128,6 +128,14 @@ class Direct:
         query = _query(call)
         timeout_s, limit = _checked(_TIMEOUT, query, "timeout", POLL_DEFAULT_S), _limit(query)
         work = self._messages.poll(caller, counted(call.scope), timeout_s, limit)
+        return Answer(answers.poll(await _while_connected(call.exchange, work)))
+
+    async def _acknowledge_and_poll(self, call: Call) -> Answer:
+        caller = await self._caller(call)
+        _text(call)
+        asked = _strictly(call, PollRequest)
+        address = counted(call.scope)
+        work = self._messages.poll(caller, address, asked.timeout, asked.limit, asked.message_ids)
         return Answer(answers.poll(await _while_connected(call.exchange, work)))
 
 

@@ -30,6 +30,7 @@ from blindpost.services.models.messages import (
     MessagePage,
     MessageStatus,
     PollAnswer,
+    PollRequest,
     SendRequest,
     Sent,
 )
@@ -66,6 +67,15 @@ async def poll(
     limit: Limit = PAGE_DEFAULT,
 ) -> PollAnswer:
     """Read what there is, or wait for it: messages, deliveries of one's own, changes among the contacts."""
+    raise NotImplementedError  # `direct` answers it
+
+
+@router.post(
+    "/poll",
+    responses=responses(NotAuthenticated, TooManyWaiting, TooLarge, Overloaded, OutcomeUnknown, ShuttingDown),
+)
+async def acknowledge_and_poll(_body: PollRequest, _caller: CurrentCaller) -> PollAnswer:
+    """Acknowledge what the last poll gave, and poll: one request in place of two."""
     raise NotImplementedError  # `direct` answers it
 
 

@@ -102,8 +102,12 @@ class MessageService:
             rows, has_more = await messages.inbox(connection, caller.user_id, limit)
         return MessagePage(has_messages=bool(rows), has_more=has_more, messages=_messages(rows))
 
-    async def poll(self, caller: Caller, address: str | None, timeout_s: float, limit: int) -> PollAnswer:
-        """Return what there is, or wait for it; raises TooManyWaiting, ShuttingDown, NotAuthenticated.
+    async def poll(
+        self, caller: Caller, address: str | None, timeout_s: float, limit: int, message_ids: Sequence[UUID] = ()
+    ) -> PollAnswer:
+        """Acknowledge, then return what there is, or wait for it.
+
+        Raises TooManyWaiting, ShuttingDown, NotAuthenticated, and what `acknowledge` raises.
 
         The subscription comes before the first read: news between the two wakes the wait at once. No database
         connection is held while it waits, and a session that ends meanwhile is given nothing.
@@ -111,8 +115,10 @@ class MessageService:
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_s
         with self._hub.subscribe(caller.user_id, address) as subscription:
+            erased = await self._writer.acknowledge(Ack(caller.user_id, list(message_ids))) if message_ids else []
             while True:
                 answer = await self._read(caller, limit)
+                answer.acknowledged.extend(erased)
                 remaining = deadline - clock()
                 if answer.has_messages or answer.contacts_changed or answer.delivered or remaining <= 0:
                     return answer
@@ -120,7 +126,7 @@ class MessageService:
                 if not (news or rows) or self._hub.is_closing:
                     return answer
                 if rows and not news and len(rows) <= limit:
-                    return _poll_answer(rows)  # the last read found nothing: this is all there is
+                    return _poll_answer(rows, acknowledged=erased)  # the last read found nothing: this is all there is
 
     async def _read(self, caller: Caller, limit: int) -> PollAnswer:
         news = await self._reader.look(caller.user_id, caller.session_id)
@@ -187,6 +193,7 @@ def _poll_answer(
     *,
     has_more: bool = False,
     contacts_changed: bool = False,
+    acknowledged: Sequence[UUID] = (),
 ) -> PollAnswer:
     return PollAnswer.model_construct(
         has_messages=bool(rows),
@@ -194,6 +201,7 @@ def _poll_answer(
         messages=_messages(rows),
         contacts_changed=contacts_changed,
         delivered=list(delivered),
+        acknowledged=list(acknowledged),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import uvloop
 
-from blindpost.app import answering, first
+from blindpost.app import answering, first, spare_the_collector
 from blindpost.config import Settings
 from blindpost.core.audit import worker_dir
 from blindpost.core.embedded.launch import PR_SET_PDEATHSIG
@@ -86,6 +86,7 @@ async def _answer(plan: Plan, channel: Channel, stop: asyncio.Event) -> int:
     listener = socket.socket(fileno=plan.listener)
     node_dir = worker_dir(plan.settings.data_dir, plan.number)
     async with answering(plan.settings, listener, node_dir=node_dir) as node:
+        spare_the_collector()
         channel.say({"is_ready": True})
         await first(stop, node.failed)
     return FAILED if node.failed.is_set() else 0

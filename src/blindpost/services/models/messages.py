@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from blindpost.protocol.limits import PAGE_MAX
+from blindpost.protocol.limits import PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
 from blindpost.services.models.common import Ciphertext, Incoming, Outgoing, Timestamp
 
 
@@ -49,10 +49,20 @@ class PollAnswer(MessagePage):
     contacts_changed: bool
     delivered: list[UUID]
     """Messages that the caller sent, acknowledged since the caller was last told."""
+    acknowledged: list[UUID] = Field(default_factory=list)
+    """What this poll erased, if it was asked to."""
 
 
 class AckRequest(Incoming):
     message_ids: Annotated[list[UUID], Field(min_length=1, max_length=PAGE_MAX)]
+
+
+class PollRequest(Incoming):
+    """A poll that first acknowledges what the last one gave."""
+
+    message_ids: Annotated[list[UUID], Field(max_length=PAGE_MAX, default_factory=list)]
+    timeout: Annotated[float, Field(ge=0, le=POLL_MAX_S, allow_inf_nan=False)] = POLL_DEFAULT_S
+    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
 
 
 class Acknowledged(Outgoing):
