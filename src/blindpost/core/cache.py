@@ -28,6 +28,8 @@ from blindpost.protocol import dpop
 
 SOCKET_TIMEOUT_S: Final = 2
 POOL_WAIT_S: Final = 5
+GATHER_S: Final = 0.001
+"""For proofs to gather, where many come."""
 CONNECTIONS_MAX: Final = 16
 SESSION_MEMORY_S: Final = 60
 """How long Redis remembers that a session is open, and for longer than any reader needs that it has ended."""
@@ -106,7 +108,9 @@ class Cache:
         self._run = b""
         self._redis: Redis = Redis.from_pool(pool)
         self._admit = self._redis.register_script(_ADMIT)
-        self._admissions: GroupCommit[_Shown, tuple[int, bytes | None]] = GroupCommit(self._flush_admissions)
+        self._admissions: GroupCommit[_Shown, tuple[int, bytes | None]] = GroupCommit(
+            self._flush_admissions, gather_s=GATHER_S
+        )
         self._wait = self._redis.register_script(_WAIT)
         storage = RedisStorage("async+redis://", implementation="redispy", connection_pool=cast("str", pool))
         self._limiter = SlidingWindowCounterRateLimiter(storage)

@@ -1,7 +1,7 @@
 """Group commit: what arrives while one flush runs goes with the next, in one round trip and one answer.
 
-A lone item is flushed at once. Where items come in numbers, a flush waits a moment for as many as went with the last:
-each flush has a price of its own, and the more share it the less each pays. Two kinds of failure: a flush fails, and
+A lone item is flushed at once. Where asked to, a flush waits a moment for half as many as went with the last: each has
+a price of its own, and the more share it the less each pays. Two kinds of failure: a flush fails, and
 those who wait for it are told; or the loop stops, and all are told.
 """
 
@@ -18,7 +18,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 BATCH_MAX: Final = 256
-GATHER_S: Final = 0.001
 CAPACITY: Final = 2_048
 """Items that may wait; with messages of the largest size this is 128 MiB."""
 
@@ -32,8 +31,10 @@ class GroupCommit(Generic[Item, Result]):
         *,
         capacity: int = CAPACITY,
         batch_max: int = BATCH_MAX,
+        gather_s: float = 0,
     ) -> None:
         self._flush = flush
+        self._gather_s = gather_s
         self._capacity = capacity
         self._batch_max = batch_max
         self._waiting: deque[tuple[Item, Callable[[Result | Problem], None]]] = deque()
@@ -72,8 +73,8 @@ class GroupCommit(Generic[Item, Result]):
                 while self._waiting:
                     # One turn of the loop: what has arrived at the sockets while the last flush ran goes with this one.
                     await asyncio.sleep(0)
-                    if len(self._waiting) < self._last // 2:
-                        await asyncio.sleep(GATHER_S)
+                    if self._gather_s and len(self._waiting) < self._last // 2:
+                        await asyncio.sleep(self._gather_s)
                     self._last = count = min(len(self._waiting), self._batch_max)
                     await self._flush_batch([self._waiting.popleft() for _ in range(count)])
                 if not self._closing:

@@ -8,8 +8,9 @@ from blindpost.core.database import LOSSES, Database
 from blindpost.errors import Unavailable
 
 # A plan made while the table was small would read all of it, and be kept while it grows. A batch is looked up by its
-# keys, always: so one plan is right, and need not be made again for each batch.
-_PLANNING: Final = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan"
+# keys, always: so one plan is right, and need not be made again for each batch. Bitmaps leave the entries of messages
+# that are gone where they are, for the next one to look at again: an inbox would get slower with each message.
+_PLANNING: Final = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET plan_cache_mode = force_generic_plan"
 
 
 class OwnConnection:

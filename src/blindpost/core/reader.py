@@ -19,6 +19,7 @@ from blindpost.core.own_connection import OwnConnection
 from blindpost.errors import Problem, Unavailable
 
 BATCH_MAX: Final = 64
+GATHER_S: Final = 0.001
 MESSAGES_MAX: Final = 16
 BYTES_MAX: Final = 65_536
 """Messages are read until so much is reached: two of the largest size for each reader, 8 MiB for a batch."""
@@ -40,14 +41,15 @@ class News(NamedTuple):
     """What waits, oldest first; None if it is more than is read for many at once."""
 
 
+# Joined and not EXISTS, which PostgreSQL may answer by reading all receipts of everybody once.
 _LOOK: Final = f"""
-SELECT n, s.id IS NOT NULL AS is_open,
-    EXISTS (SELECT FROM receipts r WHERE r.sender_id = asked.user_id) AS receipts,
+SELECT n, s.id IS NOT NULL AS is_open, r.is_due IS NOT NULL AS receipts,
     u.contacts_version > s.contacts_seen AS contacts,
     m.id, m.sender_id, m.recipient_id, CASE WHEN m.before < {BYTES_MAX} THEN m.message END AS message, m.timestamp
 FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS asked (user_id, session_id, n)
 LEFT JOIN sessions s ON s.id = asked.session_id AND s.user_id = asked.user_id AND s.expires_at > now()
 LEFT JOIN users u ON u.id = s.user_id
+LEFT JOIN LATERAL (SELECT true AS is_due FROM receipts WHERE sender_id = s.user_id LIMIT 1) AS r ON true
 LEFT JOIN LATERAL (
     SELECT id, sender_id, recipient_id, message, timestamp,
         sum(octet_length(message)) OVER (ORDER BY id) - octet_length(message) AS before
@@ -62,7 +64,9 @@ class MessageReader:
 
     def __init__(self, database: Database) -> None:
         self._connection = OwnConnection(database, loss=Unavailable)
-        self._questions: GroupCommit[Question, News | None] = GroupCommit(self._flush, batch_max=BATCH_MAX)
+        self._questions: GroupCommit[Question, News | None] = GroupCommit(
+            self._flush, batch_max=BATCH_MAX, gather_s=GATHER_S
+        )
 
     async def look(self, user_id: UUID, session_id: UUID) -> News | None:
         """Read what a session has not been told; None if it has ended. Raises Unavailable and its kinds."""

@@ -24,6 +24,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+GATHER_S: Final = 0.002
+"""For acknowledgements to gather: nobody waits for one as for the answer to a send."""
+
+
 class NewMessage(NamedTuple):
     """A message to store."""
 
@@ -129,7 +133,7 @@ class MessageWriter:
         self._sends = OwnConnection(database, loss=OutcomeUnknown)
         self._acks = OwnConnection(database, loss=OutcomeUnknown)
         self.sends: GroupCommit[NewMessage, Stored] = GroupCommit(self._flush_sends)
-        self.acks: GroupCommit[Ack, list[UUID]] = GroupCommit(self._flush_acks)
+        self.acks: GroupCommit[Ack, list[UUID]] = GroupCommit(self._flush_acks, gather_s=GATHER_S)
 
     async def send(self, message: NewMessage) -> Stored:
         """Store one message; raises NotAContact, Overloaded, Unavailable, OutcomeUnknown."""

@@ -3,8 +3,8 @@
 import binascii
 from typing import Final
 
-_URL_SAFE: Final = str.maketrans("+/", "-_")
-_STANDARD: Final = str.maketrans("-_", "+/")
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 
 
 def b64encode(data: bytes) -> str:
@@ -26,14 +26,14 @@ def b64decode(text: str) -> bytes:
 
 def b64url_encode(data: bytes) -> str:
     """Encode as base64url without padding (RFC 7515, section 2)."""
-    return binascii.b2a_base64(data, newline=False).rstrip(b"=").decode("ascii").translate(_URL_SAFE)
+    return binascii.b2a_base64(data, newline=False).rstrip(b"=").translate(_URL_SAFE).decode("ascii")
 
 
 def b64url_decode(text: str) -> bytes:
     """Decode base64url without padding; raises ValueError for anything but the one canonical form of some bytes."""
     try:
         # More padding than is missing is passed over.
-        data = binascii.a2b_base64(text.translate(_STANDARD) + "==")
+        data = binascii.a2b_base64(text.encode("ascii").translate(_STANDARD) + b"==")
     except (binascii.Error, ValueError) as error:
         raise ValueError("not base64url") from error
     if b64url_encode(data) != text:
