@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ class Disk:
 
 
 @asynccontextmanager
-async def grouping(disk: Disk, **limits: int) -> AsyncIterator["GroupCommit[int, int]"]:
+async def grouping(disk: Disk, **limits: Any) -> AsyncIterator["GroupCommit[int, int]"]:
     group: GroupCommit[int, int] = GroupCommit(disk.flush, **limits)
     task = asyncio.create_task(group.run())
     try:
@@ -224,3 +225,39 @@ async def test_a_group_that_was_closed_before_it_ran_ends_at_once() -> None:
     group.close()
     async with asyncio.timeout(10):
         await group.run()
+
+
+async def test_where_items_come_in_numbers_a_flush_waits_a_moment_for_more() -> None:
+    disk = Disk()
+    async with grouping(disk, gather_s=0.05) as group:
+        disk.hold()
+        tasks = submit(group, 0)
+        await disk.begun.wait()
+        tasks += submit(group, *range(1, 11))
+        await settled()
+        disk.gate.set()
+        await outcomes(tasks)
+        tasks = submit(group, 11)
+        await settled()
+        assert disk.batches == [[0], list(range(1, 11))]
+        tasks += submit(group, 12)
+        await outcomes(tasks)
+        assert disk.batches[2:] == [[11, 12]]
+        await group.submit(13)  # as few came with the last, it is written at once
+    assert disk.batches[3:] == [[13]]
+
+
+async def test_a_fault_in_what_one_is_told_keeps_nobody_else_from_the_answer() -> None:
+    disk = Disk()
+    told: list[int] = []
+
+    def fail(_: object) -> None:
+        raise RuntimeError("not my day")
+
+    async with grouping(disk) as group:
+        disk.hold()
+        group.put(1, fail)
+        group.put(2, lambda result: told.append(result if isinstance(result, int) else -1))
+        disk.gate.set()
+        assert await group.submit(3) == 30
+    assert told == [20]

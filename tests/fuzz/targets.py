@@ -76,6 +76,7 @@ BODIES: Final[dict[str, type[Incoming]]] = {
         contacts.ContactDecision,
         messages.SendRequest,
         messages.AckRequest,
+        messages.PollRequest,
     )
 }
 
@@ -556,6 +557,7 @@ def _body_seeds() -> Seeds:
         "ContactDecision": {"sender_id": name},
         "SendRequest": {"recipient_id": name, "message": "AAAA", "client_message_id": other},
         "AckRequest": {"message_ids": [name, other]},
+        "PollRequest": {"message_ids": [name, other], "timeout": 0.5, "limit": 7},
     }  # fmt: skip
     assert good.keys() == BODIES.keys()
     return {model: lambda model=model: f"{model}\n{json.dumps(good[model])}".encode() for model in BODIES}  # type: ignore[misc]

@@ -405,6 +405,63 @@ async def test_a_sender_who_was_away_is_told_of_deliveries_on_return(http: httpx
     assert (await alice.poll(0))["delivered"] == [sent]
 
 
+# Polls that acknowledge
+
+
+async def poll_and_ack(someone: Person, *ids: str, **more: int) -> dict[str, Any]:
+    answer: dict[str, Any] = success(await someone.post("/messages/poll", message_ids=list(ids), **more))
+    return answer
+
+
+async def test_a_poll_acknowledges_and_then_gives_what_is_left(http: httpx.AsyncClient) -> None:
+    alice, bob = await contacts(http)
+    first, second = await sent_id(alice, bob), await sent_id(alice, bob)
+    answer = await poll_and_ack(bob, first, str(uuid4()))
+    assert answer["acknowledged"] == [first]
+    assert [message["id"] for message in answer["messages"]] == [second]
+    assert await status_of(alice, first, second) == {first: "delivered", second: "queued"}
+    assert (await alice.poll(0))["delivered"] == [first]
+
+
+async def test_a_poll_that_acknowledged_waits_and_is_given_the_next_message(
+    http: httpx.AsyncClient, waiting: Waiting
+) -> None:
+    alice, bob = await contacts(http)
+    first = await sent_id(alice, bob)
+    await bob.poll(0)
+    polling = asyncio.create_task(poll_and_ack(bob, first, timeout=60))
+    await until(lambda: waiting.of(bob) == 1 or polling.done())
+    second = await sent_id(alice, bob)
+    answer = await polling
+    assert answer["acknowledged"] == [first]
+    assert [message["id"] for message in answer["messages"]] == [second]
+
+
+async def test_a_poll_that_acknowledges_nothing_is_a_poll(http: httpx.AsyncClient) -> None:
+    alice, bob = await contacts(http)
+    sent = await sent_id(alice, bob)
+    for answer in (await poll_and_ack(bob, timeout=0), success(await bob.call("POST", "/messages/poll", {}))):
+        assert answer["acknowledged"] == []
+        assert [message["id"] for message in answer["messages"]] == [sent]
+
+
+async def test_nobody_else_s_messages_are_acknowledged_by_a_poll(http: httpx.AsyncClient) -> None:
+    alice, bob = await contacts(http)
+    sent = await sent_id(alice, bob)
+    assert (await poll_and_ack(alice, sent, timeout=0))["acknowledged"] == []
+    assert await ids_waiting(bob) == [sent]
+
+
+@pytest.mark.parametrize("wrong", [{"timeout": 61}, {"limit": 0}, {"limit": 501}, {"message_ids": ["x"]}, {"more": 1}])
+async def test_a_wrong_poll_that_acknowledges_is_refused_and_acknowledges_nothing(
+    http: httpx.AsyncClient, wrong: dict[str, Any]
+) -> None:
+    alice, bob = await contacts(http)
+    sent = await sent_id(alice, bob)
+    refusal(await bob.post("/messages/poll", **({"message_ids": [sent]} | wrong)), 400, "invalid_request")
+    assert await ids_waiting(bob) == [sent]
+
+
 # Status
 
 

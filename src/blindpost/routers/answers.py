@@ -3,7 +3,14 @@
 from collections.abc import Iterable
 
 from blindpost.routers import frames
-from blindpost.services.models.messages import Acknowledged, Message, MessagePage, PollAnswer, Sent
+from blindpost.services.models.messages import (
+    Acknowledged,
+    AcknowledgingPollAnswer,
+    Message,
+    MessagePage,
+    PollAnswer,
+    Sent,
+)
 
 
 def sent(answer: Sent) -> bytes:
@@ -23,10 +30,17 @@ def page(answer: MessagePage) -> bytes:
 
 def poll(answer: PollAnswer) -> bytes:
     """Write the answer to a poll."""
+    return f"{{{_poll(answer)}}}".encode()
+
+
+def acknowledging_poll(answer: AcknowledgingPollAnswer) -> bytes:
+    """Write the answer to a poll that acknowledges."""
+    return f'{{{_poll(answer)},"acknowledged":{frames.ids(answer.acknowledged)}}}'.encode()
+
+
+def _poll(answer: PollAnswer) -> str:
     changed = "true" if answer.contacts_changed else "false"
-    delivered, acknowledged = frames.ids(answer.delivered), frames.ids(answer.acknowledged)
-    told = f'"contacts_changed":{changed},"delivered":{delivered},"acknowledged":{acknowledged}'
-    return f"{{{_page(answer)},{told}}}".encode()
+    return f'{_page(answer)},"contacts_changed":{changed},"delivered":{frames.ids(answer.delivered)}'
 
 
 def _page(answer: MessagePage) -> str:

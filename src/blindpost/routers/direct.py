@@ -136,7 +136,7 @@ class Direct:
         asked = _strictly(call, PollRequest)
         address = counted(call.scope)
         work = self._messages.poll(caller, address, asked.timeout, asked.limit, asked.message_ids)
-        return Answer(answers.poll(await _while_connected(call.exchange, work)))
+        return Answer(answers.acknowledging_poll(await _while_connected(call.exchange, work)))
 
 
 async def _while_connected(exchange: Exchange, work: Coroutine[Any, Any, Result]) -> Result:

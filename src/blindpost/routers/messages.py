@@ -26,6 +26,7 @@ from blindpost.routers.strict import StrictRoute
 from blindpost.services.messages import MessageService
 from blindpost.services.models.messages import (
     Acknowledged,
+    AcknowledgingPollAnswer,
     AckRequest,
     MessagePage,
     MessageStatus,
@@ -74,7 +75,7 @@ async def poll(
     "/poll",
     responses=responses(NotAuthenticated, TooManyWaiting, TooLarge, Overloaded, OutcomeUnknown, ShuttingDown),
 )
-async def acknowledge_and_poll(_body: PollRequest, _caller: CurrentCaller) -> PollAnswer:
+async def acknowledge_and_poll(_body: PollRequest, _caller: CurrentCaller) -> AcknowledgingPollAnswer:
     """Acknowledge what the last poll gave, and poll: one request in place of two."""
     raise NotImplementedError  # `direct` answers it
 

@@ -17,10 +17,10 @@ from blindpost.protocol.limits import PAGE_MAX
 from blindpost.services.caller import Caller
 from blindpost.services.models.messages import (
     Acknowledged,
+    AcknowledgingPollAnswer,
     Message,
     MessagePage,
     MessageStatus,
-    PollAnswer,
     SendRequest,
     Sent,
 )
@@ -104,7 +104,7 @@ class MessageService:
 
     async def poll(
         self, caller: Caller, address: str | None, timeout_s: float, limit: int, message_ids: Sequence[UUID] = ()
-    ) -> PollAnswer:
+    ) -> AcknowledgingPollAnswer:
         """Acknowledge, then return what there is, or wait for it.
 
         Raises TooManyWaiting, ShuttingDown, NotAuthenticated, and what `acknowledge` raises.
@@ -128,7 +128,7 @@ class MessageService:
                 if rows and not news and len(rows) <= limit:
                     return _poll_answer(rows, acknowledged=erased)  # the last read found nothing: this is all there is
 
-    async def _read(self, caller: Caller, limit: int) -> PollAnswer:
+    async def _read(self, caller: Caller, limit: int) -> AcknowledgingPollAnswer:
         news = await self._reader.look(caller.user_id, caller.session_id)
         if news is None:
             raise NotAuthenticated
@@ -194,8 +194,8 @@ def _poll_answer(
     has_more: bool = False,
     contacts_changed: bool = False,
     acknowledged: Sequence[UUID] = (),
-) -> PollAnswer:
-    return PollAnswer.model_construct(
+) -> AcknowledgingPollAnswer:
+    return AcknowledgingPollAnswer.model_construct(
         has_messages=bool(rows),
         has_more=has_more,
         messages=_messages(rows),

@@ -49,8 +49,11 @@ class PollAnswer(MessagePage):
     contacts_changed: bool
     delivered: list[UUID]
     """Messages that the caller sent, acknowledged since the caller was last told."""
-    acknowledged: list[UUID] = Field(default_factory=list)
-    """What this poll erased, if it was asked to."""
+
+
+class AcknowledgingPollAnswer(PollAnswer):
+    acknowledged: list[UUID]
+    """What this poll erased first."""
 
 
 class AckRequest(Incoming):
@@ -61,8 +64,8 @@ class PollRequest(Incoming):
     """A poll that first acknowledges what the last one gave."""
 
     message_ids: Annotated[list[UUID], Field(max_length=PAGE_MAX, default_factory=list)]
-    timeout: Annotated[float, Field(ge=0, le=POLL_MAX_S, allow_inf_nan=False)] = POLL_DEFAULT_S
-    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+    timeout: Annotated[float, Field(strict=True, ge=0, le=POLL_MAX_S, allow_inf_nan=False)] = POLL_DEFAULT_S
+    limit: Annotated[int, Field(strict=True, ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
 
 
 class Acknowledged(Outgoing):
