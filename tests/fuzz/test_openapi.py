@@ -134,7 +134,7 @@ def _hasten(case: "Case[Any]") -> None:
     """Keep polls from waiting, where nothing else ends them."""
     place = case.query if case.method == "GET" else case.body
     if case.path == "/messages/poll" and isinstance(place, dict):
-        timeout_s = place.get("timeout", 0)
+        timeout_s: Any = place.get("timeout", 0)
         with suppress(TypeError, ValueError):
             if not isinstance(timeout_s, bool) and 0 <= float(timeout_s) <= POLL_MAX_S:
                 place["timeout"] = POLL_S
