@@ -107,18 +107,14 @@ class Components(Provider):
         )
 
     @provide
-    def hub(self, settings: Settings, database: Database) -> Hub:
-        async def find_waiting(user_ids: list[Any]) -> list[Any]:
-            async with database.reading() as connection:
-                return await messages.with_news(connection, user_ids)
-
+    def hub(self, settings: Settings, database: Database, reader: MessageReader) -> Hub:
         async def find_sessions(session_ids: list[Any]) -> dict[Any, bool]:
             async with database.reading() as connection:
                 return await messages.sessions_told(connection, session_ids)
 
         return Hub(
             database.connect_raw,
-            find_waiting,
+            reader.find_news,
             find_sessions,
             sweep_interval_s=settings.sweep_interval_s,
             waiting_max=settings.waiting_max,

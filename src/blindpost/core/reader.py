@@ -14,7 +14,7 @@ import asyncpg
 
 from blindpost.core.database import Database
 from blindpost.core.group_commit import GroupCommit
-from blindpost.core.hub import MessageRow
+from blindpost.core.hub import LETTERS, Kind, MessageRow
 from blindpost.core.own_connection import OwnConnection
 from blindpost.errors import Problem, Unavailable
 
@@ -59,11 +59,25 @@ ORDER BY n, m.id
 """  # noqa: S608 - constants of this program
 
 
+_FIND_NEWS: Final = f"""
+SELECT asked.id, '{LETTERS[Kind.MESSAGES]}' FROM unnest($1::uuid[]) AS asked (id) CROSS JOIN LATERAL (
+    SELECT FROM messages WHERE recipient_id = asked.id AND timestamp < now() - interval '250 milliseconds' LIMIT 1
+) AS found
+UNION ALL
+SELECT asked.id, '{LETTERS[Kind.RECEIPTS]}' FROM unnest($1::uuid[]) AS asked (id) CROSS JOIN LATERAL (
+    SELECT FROM receipts WHERE sender_id = asked.id LIMIT 1
+) AS found
+UNION ALL
+SELECT id, '{LETTERS[Kind.CONTACTS]}' FROM users WHERE id = ANY($1::uuid[]) AND contacts_version > contacts_told
+"""  # noqa: S608 - constants of this program
+
+
 class MessageReader:
     """Answers questions in batches."""
 
     def __init__(self, database: Database) -> None:
         self._connection = OwnConnection(database, loss=Unavailable)
+        self._sweeping = OwnConnection(database, loss=Unavailable)
         self._questions: GroupCommit[Question, News | None] = GroupCommit(
             self._flush, batch_max=BATCH_MAX, gather_s=GATHER_S
         )
@@ -77,6 +91,18 @@ class MessageReader:
             await self._questions.run()
         finally:
             await self._connection.close()
+            await self._sweeping.close()
+
+    async def find_news(self, user_ids: list[UUID]) -> list[tuple[UUID, str]]:
+        """Find those for whom something waits, and what (a letter of notifications): what a lost one would have told.
+
+        Messages that were stored just now are on their way by themselves: of those nothing was lost yet. One at a
+        time; raises Unavailable.
+        """
+        try:
+            return [(row[0], row[1]) for row in await self._sweeping.fetch(_FIND_NEWS, user_ids)]
+        except asyncpg.PostgresError as error:
+            raise Unavailable from error
 
     def close(self) -> None:
         self._questions.close()

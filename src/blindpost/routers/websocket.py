@@ -36,7 +36,7 @@ TOO_BIG: Final = 1009
 SENDABLE: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 PRIVATE: Final = range(3000, 5000)
 
-SILENCE_S: Final = 25.0
+SILENCE_S: Final = 40.0
 """After so long without a sign of the client it is asked for one, and after twice so long it is gone."""
 STALL_S: Final = 30.0
 """For a client to take up what waits to be sent."""

@@ -1,14 +1,13 @@
 """Messages as their readers see them; core.writer stores and erases them."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
-    CompoundSelect,
     Row,
     Select,
     TextClause,
@@ -23,12 +22,11 @@ from sqlalchemy import (
     literal,
     select,
     text,
-    union,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from blindpost.core.hub import CHANNEL, LETTERS, Kind, MessageRow
+from blindpost.core.hub import CHANNEL, MessageRow
 from blindpost.core.schema import messages, receipts, sessions, traces, users
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -38,9 +36,6 @@ STREAM_PAGE_BYTES: Final = 256 * 1024
 
 _FIELDS: Final = ("id", "sender_id", "recipient_id", "message", "timestamp")
 """Of a MessageRow, as far as the table has them."""
-
-
-ON_ITS_WAY: Final = timedelta(milliseconds=250)
 
 
 class Waiting(NamedTuple):
@@ -188,24 +183,6 @@ async def stored(tx: AsyncConnection, sender_id: UUID, client_message_id: UUID) 
     )
     row = (await tx.execute(statement)).first()
     return (row.id, row.timestamp) if row else None
-
-
-async def with_news(tx: AsyncConnection, user_ids: Iterable[UUID]) -> list[tuple[UUID, str]]:
-    """Find those for whom something waits, and what (a letter of notifications): what a lost one would have told.
-
-    Messages that were stored just now are on their way by themselves: of those nothing was lost yet.
-    """
-    ids = _any_of(user_ids)
-    statement: CompoundSelect[Any] = union(
-        select(messages.c.recipient_id, literal(LETTERS[Kind.MESSAGES])).where(
-            messages.c.recipient_id == ids, messages.c.timestamp < func.now() - ON_ITS_WAY
-        ),
-        select(receipts.c.sender_id, literal(LETTERS[Kind.RECEIPTS])).where(receipts.c.sender_id == ids),
-        select(users.c.id, literal(LETTERS[Kind.CONTACTS])).where(
-            users.c.id == ids, users.c.contacts_version > users.c.contacts_told
-        ),
-    )
-    return [(row[0], row[1]) for row in await tx.execute(statement)]
 
 
 def _any_of(ids: Iterable[UUID]) -> ColumnElement[Any]:
