@@ -271,7 +271,7 @@ async def test_whoever_changes_the_way_while_connections_break_gets_everything_o
     async with connected(str(own_database.database_url)) as database:
         for pair in pairs:
             assert pair.received == list(range(pair.sent))
-            stored = await database.fetchval("SELECT count(*) FROM messages WHERE sender_id = $1", pair.sender)
+            stored = await database.fetchval("SELECT count(*) FROM traces WHERE sender_id = $1", pair.sender)
             assert stored == pair.sent
     tell(f"{sum(pair.sent for pair in pairs)} messages; {relay.count('GET /messages/ws')} WebSockets asked for")
 

@@ -198,7 +198,7 @@ async def test_an_unknown_path_is_not_found(http: httpx.AsyncClient, path: str) 
         ("/auth/me", {"GET", "DELETE"}),
         ("/auth/ecdsa-update-key", {"PUT"}),
         ("/contacts/get-contacts", {"GET"}),
-        ("/messages/poll", {"GET"}),
+        ("/messages/poll", {"GET", "POST"}),
         ("/health/live", {"GET"}),
         ("/openapi.json", {"GET"}),
     ],

@@ -118,6 +118,9 @@ async def unless_failed(work: Awaitable[Any], tally: Tally) -> None:
             tally.failed.result()
     finally:
         task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # looked at: the first to fail is what is raised
 
 
 async def _batches(routers: Sequence[Process]) -> tuple[float, float]:

@@ -69,23 +69,23 @@ class HttpWire(_Wire):
         """Takes status and body of each answer."""
 
     def data_received(self, data: bytes) -> None:
-        if self._rest:
-            data = self._rest + data
-        head_end = data.find(END)
-        if head_end < 0:
-            self._rest = data
-            return
-        start = data.find(LENGTH, 0, head_end)
-        if start < 0:  # in whatever case it is written
-            start = data[:head_end].lower().index(LENGTH)
-        start += len(LENGTH)
-        body = head_end + len(END)
-        stop = body + int(data[start : data.index(b"\r", start)])
-        if len(data) < stop:
-            self._rest = data
-            return
-        self._rest = data[stop:]
-        self.on_answer(int(data[9:12]), data[body:stop])
+        data = self._rest + data if self._rest else data
+        while data:
+            head_end = data.find(END)
+            if head_end < 0:
+                break
+            start = data.find(LENGTH, 0, head_end)
+            if start < 0:  # in whatever case it is written
+                start = data[:head_end].lower().index(LENGTH)
+            start += len(LENGTH)
+            body = head_end + len(END)
+            stop = body + int(data[start : data.index(b"\r", start)])
+            if len(data) < stop:
+                break
+            # What follows is kept before the answer is told: whoever is told may ask again.
+            answer, data = data[:stop], data[stop:]
+            self.on_answer(int(answer[9:12]), answer[body:])
+        self._rest = data
 
     async def exchange(self, request: bytes) -> tuple[int, bytes]:
         """Make one request; returns status and body."""

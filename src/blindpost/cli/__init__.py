@@ -1,7 +1,7 @@
 """The command line."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 PANEL_ROUTER = "The router"
 PANEL_YOU = "You"
+
+
+INTERRUPTED: Final = 130
+"""What shells say of a program that Ctrl-C ended."""
 
 
 def _version(*, value: bool) -> None:
@@ -61,4 +65,7 @@ def program(first: str | None = None) -> typer.Typer:
 
 def main() -> None:
     """Run the program."""
-    sys.exit(program(sys.argv[1] if len(sys.argv) > 1 else None)())
+    try:
+        sys.exit(program(sys.argv[1] if len(sys.argv) > 1 else None)())
+    except KeyboardInterrupt:  # while the program is still being read: from then on the commands see to it
+        sys.exit(INTERRUPTED)

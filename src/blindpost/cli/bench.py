@@ -1,6 +1,7 @@
 """bench: what this machine makes of it."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -110,9 +111,25 @@ def bench(
     chosen = _chosen(names or MEASUREMENTS, MEASUREMENTS, "NAMES")
     keep = _keep_in(json_file)
     with errors_as_sentences():
+        _demand_writable(json_file, plots_dir, fill)
         figures = _measure(plan, chosen, keep) if from_file is None else _read(from_file)
         _show(figures)
         _write(figures, plots_dir, fill)
+
+
+def _demand_writable(json_file: Path | None, plots_dir: Path | None, fill: Path | None) -> None:
+    """Make the directories that are missing, before anything is measured; raises ConfigurationError."""
+    try:
+        for directory in (plots_dir, json_file and json_file.parent):
+            if directory is not None:
+                directory.mkdir(parents=True, exist_ok=True)
+        for file in (json_file, fill):
+            if file is not None and file.exists() and not os.access(file, os.W_OK):
+                raise ConfigurationError(f"{file} cannot be written", "name another file")
+        if fill is not None and not fill.is_file():
+            raise ConfigurationError(f"there is no file {fill} to fill", "name one that has the marks of a report")
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename} cannot be made: {error.strerror}", "name another place") from None
 
 
 def _words(text: str) -> list[str]:

@@ -77,7 +77,7 @@ class MessageReader:
 
     def __init__(self, database: Database) -> None:
         self._connection = OwnConnection(database, loss=Unavailable)
-        self._sweeping = OwnConnection(database, loss=Unavailable)
+        self._database = database
         self._questions: GroupCommit[Question, News | None] = GroupCommit(
             self._flush, batch_max=BATCH_MAX, gather_s=GATHER_S
         )
@@ -91,18 +91,18 @@ class MessageReader:
             await self._questions.run()
         finally:
             await self._connection.close()
-            await self._sweeping.close()
 
     async def find_news(self, user_ids: list[UUID]) -> list[tuple[UUID, str]]:
         """Find those for whom something waits, and what (a letter of notifications): what a lost one would have told.
 
-        Messages that were stored just now are on their way by themselves: of those nothing was lost yet. One at a
-        time; raises Unavailable.
+        Messages that were stored just now are on their way by themselves: of those nothing was lost yet. On the
+        driver's own connection, which writes thousands of ids in C; raises Unavailable.
         """
-        try:
-            return [(row[0], row[1]) for row in await self._sweeping.fetch(_FIND_NEWS, user_ids)]
-        except asyncpg.PostgresError as error:
-            raise Unavailable from error
+        async with self._database.reading() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            if driver is None:
+                raise Unavailable
+            return [(row[0], row[1]) for row in await driver.fetch(_FIND_NEWS, user_ids)]
 
     def close(self) -> None:
         self._questions.close()

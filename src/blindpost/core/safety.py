@@ -26,8 +26,8 @@ REDIS_USER: Final = f"ACL SETUSER blindpost on '>PASSWORD' {REDIS_RIGHTS}"
 OPERATORS: Final = {"CONFIG": ("CONFIG", "GET", "save"), "KEYS": ("KEYS", "blindpost"), "FLUSHALL": ("FLUSHALL",)}
 MIN_REDIS: Final = (6, 2)
 TIMEOUT_S: Final = 5
-OTHER_CONNECTIONS: Final = 3
-"""The writers' two and the listener's."""
+OTHER_CONNECTIONS: Final = 4
+"""The writers' two, the reader's and the listener's."""
 QUEUE_FULL: Final = 0.5
 WEAK: Final = {None: "none at all", "md5": "MD5", "password": "the password in clear"}
 

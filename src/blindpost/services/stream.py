@@ -212,6 +212,7 @@ class Stream(Subscriber):
         """Read what there is news of, and pass it on; false if messages must wait for acknowledgements."""
         # What waits for many streams is read at once, as long as what each was given can be left out here.
         is_asked = news & TOLD or len(self._given) <= GIVEN_FEW
+        given = set(self._given)  # as of now: what is acknowledged while we read may be found all the same
         found = await self._tell() if is_asked else None
         if not news & Kind.MESSAGES:
             return True
@@ -223,7 +224,7 @@ class Stream(Subscriber):
         if found is None:
             rows, has_more = await self._unread()
         else:
-            rows, has_more = [row for row in found if row.id not in self._given], False
+            rows, has_more = [row for row in found if row.id not in given], False
         kept, self._kept = self._kept or [], None
         if has_more:
             self._news |= Kind.MESSAGES

@@ -70,7 +70,7 @@ INVARIANTS = {
 
 TUNABLE = {
     "shared_buffers": "128MB",
-    "max_connections": "60",
+    "max_connections": "100",
     "max_wal_size": "512MB",
     "timezone": "UTC",
     "log_timezone": "UTC",
