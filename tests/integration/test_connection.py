@@ -283,3 +283,14 @@ def test_a_router_does_not_start_that_would_believe_anybody(stores: StoreUrls, d
     settings = settings_for(stores, data_dir / "gullible", trusted_proxies=proxies)
     with pytest.raises(ConfigurationError), running_in_thread(settings):
         pass
+
+
+async def test_a_length_of_thousands_of_zeros_is_read_like_any_number(router: Running) -> None:
+    reader, writer = await opened(router)
+    writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"0" * 5_000 + b"\r\n\r\n")
+    assert b" 200 " in await read_answer((reader, writer))
+    writer.write(
+        b"POST /messages/send HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"0" * 5_000 + b"9" * 18 + b"\r\n\r\n"
+    )
+    assert b" 413 " in await read_answer((reader, writer))
+    writer.close()

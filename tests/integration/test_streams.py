@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import socket as python_socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import httpx
@@ -17,10 +19,25 @@ from blindpost.routers import socket as socket_router
 from blindpost.routers import websocket
 from blindpost.services import stream as stream_service
 from checks import Waiting, another_session, client_of, ids_waiting, refusal, success, until
-from sockets import CLOSE, PING, PONG, WAYS, Closed, Frame, Reader, Refused, Ws, events, frame, reading, socket
+from sockets import (
+    CLOSE,
+    PING,
+    PONG,
+    WAYS,
+    Closed,
+    Frame,
+    Reader,
+    Refused,
+    Ws,
+    events,
+    frame,
+    handshake,
+    reading,
+    socket,
+)
 from support import Person, b64, contacts, person, running_in_thread, settings_for
 
-LOG_IN, GOING_AWAY, TOO_SLOW, SILENT = 4100, 4200, 4201, 4202
+LOG_IN, GOING_AWAY, TOO_SLOW, SILENT, LATER = 4100, 4200, 4201, 4202, 4300
 
 
 @pytest.fixture
@@ -665,3 +682,90 @@ def _close(_running: Running, hub: Hub) -> None:
     """Close the hub in its own loop, as the router does when it stops."""
     assert hub.listening._loop is not None  # type: ignore[attr-defined]
     hub.listening._loop.call_soon_threadsafe(hub.close)  # type: ignore[attr-defined]
+
+
+# Attacks on the connection
+
+
+@pytest.mark.parametrize(
+    "piece", [frame(b"", PING), frame(b"", PONG), frame(b"x", final=False) + frame(b"", 0, final=False)]
+)
+async def test_who_sends_frames_without_end_that_are_no_texts_is_let_go(
+    pair: tuple[Person, Person], router: Running, piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "OTHERS_MAX", 100)
+    async with socket(pair[0], router.origin) as ws:
+        ws.write(piece + (frame(b"", 0, final=False) if piece[0] < 0x80 else piece) * 101)
+        while (answer := await ws.raw())[0] != CLOSE:
+            pass
+        assert int.from_bytes(answer[1][:2], "big") == LATER
+
+
+async def deaf(someone: Person, router: Running, *paths: str) -> "asyncio.Transport":
+    """Make requests on one connection that reads nothing; returns what writes more."""
+    parts = urlsplit(router.origin)
+    raw = python_socket.socket()
+    raw.setsockopt(python_socket.SOL_SOCKET, python_socket.SO_RCVBUF, 4_096)
+    raw.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(raw, (str(parts.hostname), int(parts.port or 0)))
+    for path in paths:
+        headers = someone.signed("GET", router.origin + path.partition("?")[0])
+        await loop.sock_sendall(raw, handshake(path, headers) if path.endswith("/ws") else plain(path, headers))
+    transport, protocol = await loop.create_connection(asyncio.Protocol, sock=raw)
+    assert isinstance(protocol, asyncio.Protocol)
+    transport.pause_reading()
+    return transport
+
+
+def plain(path: str, headers: dict[str, str]) -> bytes:
+    lines = (f"GET {path} HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in headers.items()))
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+async def test_a_stream_behind_an_answer_that_nobody_reads_is_bounded_like_any(
+    pair: tuple[Person, Person], router: Running, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "STALL_S", 0.3)
+    alice, bob = pair
+    for _ in range(66):
+        success(await alice.send(bob, bytes(65_536)), 201)
+    transport = await deaf(bob, router, "/messages/get-undelivered-messages?limit=500", "/messages/ws")
+    try:
+        await until(lambda: waiting.of(bob) == 1)
+        await until(lambda: waiting.of(bob) == 0)
+    finally:
+        transport.abort()
+
+
+async def test_a_session_that_ended_sends_nothing_although_its_client_reads_nothing(
+    pair: tuple[Person, Person], router: Running, waiting: Waiting
+) -> None:
+    alice, bob = pair
+    thief = await another_session(bob)
+    for _ in range(66):
+        success(await alice.send(bob, bytes(65_536)), 201)
+    transport = await deaf(thief, router, "/messages/ws")
+    try:
+        await until(lambda: waiting.of(bob) == 1)
+        hub = await router.container.get(Hub)
+        stream: Any = next(iter(hub._subscriptions[UUID(bob.id)]))
+        await until(lambda: not stream.hears_receipts)  # it is paused: the client takes nothing
+        success(await thief.post("/auth/logout"))
+        await until(lambda: waiting.of(bob) == 0 or stream._is_over)
+        send = {"type": "send", "recipient_id": alice.id, "message": b64(b"late"), "client_message_id": str(uuid4())}
+        transport.write(frame(json.dumps(send).encode()) * 10)
+        transport.resume_reading()
+        await until(lambda: waiting.of(bob) == 0)
+    finally:
+        transport.abort()
+    assert await ids_waiting(alice) == []
+
+
+async def test_events_with_a_request_behind_them_end_with_their_connection(
+    pair: tuple[Person, Person], router: Running, waiting: Waiting
+) -> None:
+    transport = await deaf(pair[0], router, "/messages/events", "/health/live")
+    await until(lambda: waiting.of(pair[0]) == 1)
+    transport.abort()
+    await until(lambda: waiting.of(pair[0]) == 0)

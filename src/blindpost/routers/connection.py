@@ -114,6 +114,12 @@ class Connection(HttpToolsProtocol):
         self._stalled: asyncio.TimerHandle | None = None
         self._unsent = 0
         self.on_gone: Callable[[], object] | None = None
+        self._active: Any = None
+        """The cycle that is answered now; `cycle` is the one read last, which may still wait for its turn."""
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._active = cycle
+        super()._start_asgi_task(cycle, app)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -136,6 +142,9 @@ class Connection(HttpToolsProtocol):
             self._place.leave()
         self._end_waiting()
         self._end_stall()
+        if self._active is not None and not self._active.response_complete:
+            self._active.disconnected = True
+            self._active.message_event.set()
         super().connection_lost(exc)
         if self.on_gone is not None:
             self.on_gone()
@@ -168,7 +177,7 @@ class Connection(HttpToolsProtocol):
             raise ShuttingDown  # nobody reads this answer
         successor: Any = make(self.transport)
         # uvicorn's word that the request is answered.
-        self.cycle.response_started = self.cycle.response_complete = True
+        self._active.response_started = self._active.response_complete = True
         self._end_waiting()
         self._end_stall()
         self._unset_keepalive_if_required()
@@ -176,6 +185,8 @@ class Connection(HttpToolsProtocol):
         self.connections.add(successor)
         self.transport.write(head)
         self.transport.set_protocol(successor)
+        if self.flow.write_paused:
+            successor.pause_writing()  # the transport says it once, and has said it to us
         successor.start(partial(_lost, self.connections, successor, self._place))
         self.parser = None  # type: ignore[assignment]
         self._place = None

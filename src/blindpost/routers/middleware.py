@@ -21,6 +21,7 @@ from blindpost.telemetry import DURATION, REQUESTS, log_fault
 
 GONE: Final = 499
 """What the metrics call a client that left before its request was read."""
+SIZE_MAX_DIGITS: Final = 18
 WAITING_ROUTES: Final = frozenset({"/messages/poll", "/messages/events"})
 SWITCHED: Final = 101
 """The answer is written, and its connection is another protocol's."""
@@ -100,7 +101,9 @@ def announced(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length":
             digits = value.strip()
-            return int(digits) if digits.isdigit() else BODY_MAX_BYTES + 1
+            # As many zeros before it as there may be: Python reads no number of more than 4,300 digits.
+            size = digits.lstrip(b"0") or b"0"
+            return int(size) if digits.isdigit() and len(size) <= SIZE_MAX_DIGITS else BODY_MAX_BYTES + 1
     return 0
 
 

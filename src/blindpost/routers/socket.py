@@ -18,7 +18,7 @@ from blindpost.core.writer import NewMessage, Stored
 from blindpost.errors import InternalFault, Problem, TooManyRequests, UpgradeRequired
 from blindpost.protocol.limits import PAGE_MAX
 from blindpost.routers import frames
-from blindpost.routers.connection import UPGRADE, Make
+from blindpost.routers.connection import UNSENT_MAX_BYTES, UPGRADE, Connection, Make
 from blindpost.routers.frames import LATER, REASONS, SILENT, TOO_SLOW, close_code
 from blindpost.routers.middleware import SWITCHED
 from blindpost.routers.strict import StrictRequest
@@ -75,7 +75,10 @@ def _handshake(request: StrictRequest) -> bytes:
 class Socket(WebSocket):
     """One client's WebSocket, and the sink of its stream."""
 
-    __slots__ = (*("_caller", "_ending", "_in_flight", "_is_full", "_on_lost", "_service", "_stream", "_task"),)
+    __slots__ = (
+        *("_caller", "_ending", "_in_flight", "_is_full", "_on_lost", "_service", "_stream", "_task"),
+        "_unsent",
+    )
 
     def __init__(
         self, service: MessageService, caller: Caller, address: str | None, transport: asyncio.Transport
@@ -88,6 +91,7 @@ class Socket(WebSocket):
         self._in_flight = 0
         self._is_full = False
         self._ending: int | None = None
+        self._unsent = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self, on_lost: Callable[[], None]) -> None:
@@ -97,6 +101,7 @@ class Socket(WebSocket):
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
+        self._count_unsent(0)
         _OPEN.dec()
         self._stream.close()
         if self._task is not None:
@@ -236,8 +241,9 @@ class Socket(WebSocket):
         self.end(frames.GOING_AWAY)
 
     def stalled(self) -> None:
-        self._in_flight = 0
+        """Close at once: what is in flight may never be answered, as where a store is frozen."""
         self.end(TOO_SLOW)
+        self.close(self._ending or TOO_SLOW, REASONS.get(self._ending or TOO_SLOW, ""))
 
     def vanished(self) -> None:
         self.end(SILENT)
@@ -246,6 +252,21 @@ class Socket(WebSocket):
         self._stream.resume()
 
     # Bounds
+
+    def pause_writing(self) -> None:
+        """Count what waits for the client with what waits for all: who reads slowly goes when there is no more room."""
+        super().pause_writing()
+        self._count_unsent(self.transport.get_write_buffer_size())
+        if Connection.unsent > UNSENT_MAX_BYTES:
+            self.transport.abort()
+
+    def resume_writing(self) -> None:
+        self._count_unsent(0)
+        super().resume_writing()
+
+    def _count_unsent(self, size: int) -> None:
+        Connection.unsent += size - self._unsent
+        self._unsent = size
 
     def _begin(self) -> None:
         self._in_flight += 1

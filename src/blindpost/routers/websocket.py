@@ -13,6 +13,7 @@ from hashlib import sha1
 from typing import Final
 
 from blindpost.protocol.limits import BODY_MAX_BYTES
+from blindpost.routers.frames import LATER
 
 VERSION: Final = "13"
 ACCEPT_SUFFIX: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -42,6 +43,8 @@ STALL_S: Final = 30.0
 """For a client to take up what waits to be sent."""
 GOODBYE_S: Final = 2.0
 """For a client to answer a close."""
+OTHERS_MAX: Final = 2_000
+"""Frames that are no whole texts, in SILENCE_S: pings, pongs and fragments cost no credit, but time."""
 LATER_S: Final = 0.02
 """For which a text that can wait is kept."""
 
@@ -72,8 +75,8 @@ class WebSocket(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("_buffer", "_client_closed", "_holds", "_is_asked", "_is_heard", "_later", "_later_timer", "_parts"),
-        *("_timer", "closed_with", "is_paused", "loop", "transport"),
+        *("_buffer", "_client_closed", "_holds", "_is_asked", "_is_heard", "_later", "_later_timer", "_others"),
+        *("_parts", "_timer", "closed_with", "is_paused", "loop", "transport"),
     )
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -87,7 +90,7 @@ class WebSocket(asyncio.Protocol):
         self._parts: bytearray | None = None
         self._later: list[bytes] = []
         self._later_timer: asyncio.TimerHandle | None = None
-        self._holds = 0
+        self._holds = self._others = 0
         self._is_heard = self._is_asked = False
         self._timer = self.loop.call_later(SILENCE_S, self._tick)
 
@@ -224,6 +227,9 @@ class WebSocket(asyncio.Protocol):
             raise Violation(TOO_BIG)
 
     def _take_other(self, opcode: int, payload: bytes, *, is_final: bool) -> None:
+        self._others += 1
+        if self._others > OTHERS_MAX:
+            raise Violation(LATER)
         if opcode == PING:
             if self.closed_with is None:
                 self.transport.write(_head(PONG, len(payload)) + payload)
@@ -308,7 +314,7 @@ class WebSocket(asyncio.Protocol):
         else:
             self._is_asked = True
             self.transport.write(_head(PING, 0))
-        self._is_heard = False
+        self._is_heard, self._others = False, 0
         self._timer = self.loop.call_later(SILENCE_S, self._tick)
 
     def _restart(self, delay_s: float, action: object) -> None:

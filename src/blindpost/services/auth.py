@@ -325,6 +325,9 @@ class AuthService:
         """Erase the account and all that is its own, but the claim on its name; raises InvalidSignature, Conflict."""
         user = await self._acting(caller)
         _demand(PublicKey(user.ecdsa_public_key), signature, transcripts.delete_account(caller.user_id))
+        # The bulk first, while nobody's sends wait for locks of ours; what comes meanwhile goes with the account.
+        async with self._database.transaction() as tx:
+            await messages.remove_all_of(tx, caller.user_id)
         async with self._database.transaction() as tx:
             told = await self._lock_unchanged(tx, user, accepted_only=False)
             await self._cache.remember_ended(each.id for each in await users.sessions_of(tx, caller.user_id))

@@ -177,14 +177,20 @@ class Stream(Subscriber):
             self._bytes_given += size
         self._sink.messages(rows)
 
+    @property
+    def _may_read(self) -> bool:
+        # A session that ended is noticed while the client takes nothing, too: what it wrote meanwhile must not count.
+        is_due = bool(self._news & Kind.SESSIONS) or not self._sink.is_paused
+        return bool(self._news) and not self._is_over and is_due
+
     def _read_on(self) -> None:
-        if self._news and self._reader is None and not self._is_over and not self._sink.is_paused:
+        if self._may_read and self._reader is None:
             self._reader = asyncio.get_running_loop().create_task(self._read())
 
     async def _read(self) -> None:
         """Read until nothing is new, or the client must first acknowledge or take what it has."""
         try:
-            while self._news and not (self._is_over or self._sink.is_paused):
+            while self._may_read:
                 if self._hub.is_closing:
                     raise ShuttingDown
                 news, self._news = self._news, Kind(0)
@@ -205,7 +211,7 @@ class Stream(Subscriber):
         finally:
             self._reader = self._kept = None
         # What was noted while the last read ran is read by a new task: this one cannot wait for itself.
-        if self._has_room:
+        if self._has_room or self._news & TOLD:
             self._read_on()
 
     async def _look(self, news: Kind) -> bool:
@@ -216,6 +222,9 @@ class Stream(Subscriber):
         found = await self._tell() if is_asked else None
         if not news & Kind.MESSAGES:
             return True
+        if self._sink.is_paused:
+            self._news |= Kind.MESSAGES
+            return False
         if not self._has_room:
             await self._forget_acknowledged()
         if not self._has_room:
