@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import asyncpg
 from pydantic import SecretStr
 
 from blindpost.bench.people import Registry
@@ -62,6 +63,9 @@ QUICK: Final = Plan(
 )
 
 
+SUPERUSER: Final = "postgres"
+
+
 @dataclass(frozen=True, slots=True)
 class Ground:
     """The stores of a run, and what it shall do."""
@@ -98,6 +102,9 @@ class Ground:
             yield registry
         finally:
             await registry.close()
+
+    async def as_superuser(self) -> "asyncpg.Connection[Any]":
+        return await asyncpg.connect(self.database_url, user=SUPERUSER)
 
 
 def spread(name: str, seconds: list[float]) -> Row:

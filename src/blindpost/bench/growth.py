@@ -2,15 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
-
-import asyncpg
+from typing import Final
 
 from blindpost.bench.ground import Ground, Row
 from blindpost.bench.stream import one_round
 
 CHUNK: Final = 50_000
-SUPERUSER: Final = "postgres"
 
 # Everybody has a session, a contact, and one message that waits. The constraints of the tables are checked as ever; the
 # foreign keys are not, because each statement names only people of its own chunk.
@@ -75,7 +72,7 @@ async def _measure_one(ground: Ground, grounds: dict[str, Ground], users: int) -
 @asynccontextmanager
 async def _databases(ground: Ground) -> AsyncIterator[dict[str, Ground]]:
     """Make an empty database, and one to be filled."""
-    connection = await _connect_as_superuser(ground)
+    connection = await ground.as_superuser()
     names = {each: f"bench_{each}" for each in ("empty", "full")}
     try:
         for name in names.values():
@@ -87,13 +84,9 @@ async def _databases(ground: Ground) -> AsyncIterator[dict[str, Ground]]:
         await connection.close()
 
 
-async def _connect_as_superuser(ground: Ground) -> "asyncpg.Connection[Any]":
-    return await asyncpg.connect(ground.database_url, user=SUPERUSER)
-
-
 async def _fill(ground: Ground, users: int) -> float:
     """Put so many people and messages into a database; returns its size in MiB."""
-    connection = await _connect_as_superuser(ground)
+    connection = await ground.as_superuser()
     try:
         await connection.execute("SET session_replication_role = replica; SET synchronous_commit = off")
         for first in range(1, users + 1, CHUNK):

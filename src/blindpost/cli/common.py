@@ -3,6 +3,7 @@
 import asyncio
 import shlex
 import signal
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -77,9 +78,21 @@ def hint_for(error: ClientError) -> str:
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run to the end on a fast event loop."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    """Run to the end on a fast event loop. SIGTERM, by which service managers end a program, is like Ctrl-C."""
+    with _terminated_as_interrupted(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def settings_from(**options: object) -> Settings:

@@ -257,7 +257,8 @@ async def _number(name: str, same: bool, client: Client) -> None:
     if same:
         await client.mark_verified(name, digits)
     out.print(grouped(digits), markup=False)
-    state = "compared" if await client.is_verified(name) else "not compared yet"
+    is_verified = await client.is_verified(name)
+    state = "compared" if is_verified else "not compared yet; once it is the same on both sides, add --same"
     err.print(f"{name}: {state}", style="dim", markup=False)
 
 

@@ -1,5 +1,6 @@
 """Files for one pair of eyes: never readable by others, never half written, changed by one process at a time."""
 
+import errno
 import os
 import secrets
 import stat
@@ -127,7 +128,8 @@ def _open(path: Path, flags: int) -> int:
     try:
         return os.open(path, flags | _NO_LINKS | _NO_WAIT, OWNER_ONLY)
     except OSError as error:
-        raise FileError(f"{path} cannot be opened: {error.strerror}") from error
+        hint = "Is the path right? `blindpost register` makes an identity." if error.errno == errno.ENOENT else ""
+        raise FileError(f"{path} cannot be opened: {error.strerror}", hint) from error
 
 
 def _read(path: Path, descriptor: int, size: int) -> bytes:
