@@ -23,8 +23,9 @@ from blindpost.telemetry import configure_logging
 
 Result = TypeVar("Result")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# No emoji: a fingerprint with :AB: in it, or a message, is shown as it is.
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 identity_given: Final[ContextVar[Path | None]] = ContextVar("identity_given", default=None)

@@ -128,7 +128,8 @@ def _open(path: Path, flags: int) -> int:
     try:
         return os.open(path, flags | _NO_LINKS | _NO_WAIT, OWNER_ONLY)
     except OSError as error:
-        hint = "Is the path right? `blindpost register` makes an identity." if error.errno == errno.ENOENT else ""
+        is_missing = error.errno == errno.ENOENT
+        hint = "Is it the right one (--identity)? `blindpost register` makes an identity." if is_missing else ""
         raise FileError(f"{path} cannot be opened: {error.strerror}", hint) from error
 
 
