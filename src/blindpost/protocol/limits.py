@@ -19,5 +19,14 @@ POLL_DEFAULT_S: Final = 30
 SEARCH_MAX: Final = 10
 USER_IDS_MAX: Final = 100
 
+PREKEY_BATCH_MAX: Final = 25
+"""One-time prekeys of a sort in one call: a body of 25 of each is 75,000 bytes."""
+PREKEYS_MAX: Final = 100
+"""One-time prekeys of a sort that wait for somebody: a KEM key with its signature takes 1,700 bytes."""
+PREKEYS_LOW: Final = 20
+"""With fewer of a sort left, their owner is told."""
+PREKEY_LIFETIME_MAX_S: Final = 90 * 24 * 3_600
+"""For signed prekeys and KEM keys of last resort: who was away for longer has to come before a session can begin."""
+
 BODY_MAX_BYTES: Final = 98_304
 """A full message in base64 is 87,384 characters; the rest is room for the other fields."""

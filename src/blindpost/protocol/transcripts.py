@@ -9,6 +9,7 @@ import re
 from typing import Final
 from uuid import UUID
 
+from blindpost.protocol.kem import KemPublicKey
 from blindpost.protocol.keys import PublicKey
 
 PREFIX: Final = b"blindpost/v1/"
@@ -44,6 +45,30 @@ def login(challenge: str, thumbprint: str) -> bytes:
 def delete_account(user_id: UUID) -> bytes:
     """Erase an account: the identity key signs it."""
     return transcript("delete-account", user_id.bytes)
+
+
+def signed_prekey(user_id: UUID, prekey_id: UUID, expires_s: int, key: PublicKey) -> bytes:
+    """Offer a key to begin sessions with, many times, until a time: Unix seconds."""
+    return transcript("signed-prekey", user_id.bytes, prekey_id.bytes, _seconds(expires_s), key.der)
+
+
+def one_time_prekey(user_id: UUID, prekey_id: UUID, key: PublicKey) -> bytes:
+    """Offer a key to begin one session with."""
+    return transcript("one-time-prekey", user_id.bytes, prekey_id.bytes, key.der)
+
+
+def last_resort_kem_prekey(user_id: UUID, prekey_id: UUID, expires_s: int, key: KemPublicKey) -> bytes:
+    """Offer a KEM key for when the one-time ones are used up, until a time: Unix seconds."""
+    return transcript("last-resort-kem-prekey", user_id.bytes, prekey_id.bytes, _seconds(expires_s), key.raw)
+
+
+def one_time_kem_prekey(user_id: UUID, prekey_id: UUID, key: KemPublicKey) -> bytes:
+    """Offer a KEM key to begin one session with."""
+    return transcript("one-time-kem-prekey", user_id.bytes, prekey_id.bytes, key.raw)
+
+
+def _seconds(time_s: int) -> bytes:
+    return time_s.to_bytes(8, "big")
 
 
 def message(

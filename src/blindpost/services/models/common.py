@@ -25,7 +25,8 @@ def _base64_length(size: int) -> int:
     return (size + 2) // 3 * 4
 
 
-def _decode(value: object) -> object:
+def decoded(value: object) -> object:
+    """Read base64, before the length is checked."""
     if isinstance(value, str):
         return b64decode(value)
     if isinstance(value, bytes):
@@ -33,7 +34,8 @@ def _decode(value: object) -> object:
     raise ValueError("must be text in standard base64")
 
 
-def _base64_schema(max_bytes: int) -> WithJsonSchema:
+def base64_schema(max_bytes: int) -> WithJsonSchema:
+    """Describe base64 of at most so many bytes."""
     length = _base64_length(max_bytes)
     return WithJsonSchema(
         {
@@ -60,19 +62,19 @@ def rfc3339(value: datetime) -> str:
 
 Signature = Annotated[
     bytes,
-    BeforeValidator(_decode),
+    BeforeValidator(decoded),
     Field(min_length=1, max_length=SIGNATURE_MAX_BYTES),
     PlainSerializer(b64encode),
-    _base64_schema(SIGNATURE_MAX_BYTES),
+    base64_schema(SIGNATURE_MAX_BYTES),
 ]
 """A DER signature; base64 on the wire."""
 
 Ciphertext = Annotated[
     bytes,
-    BeforeValidator(_decode),
+    BeforeValidator(decoded),
     Field(min_length=1, max_length=MESSAGE_MAX_BYTES),
     PlainSerializer(b64encode),
-    _base64_schema(MESSAGE_MAX_BYTES),
+    base64_schema(MESSAGE_MAX_BYTES),
 ]
 """Opaque bytes; base64 on the wire."""
 
