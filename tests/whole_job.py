@@ -7,15 +7,17 @@ import httpx
 
 from blindpost.protocol import transcripts
 from checks import another_session, refusal, success
+from prekeys import upload_of
 from support import Person, new_key, person, public, sign
 
 
 async def whole_job(http: httpx.AsyncClient) -> None:
-    """Register, log in, search, befriend, send, wait, stream, acknowledge, turn keys, log out, delete: all succeed."""
+    """Register, log in, search, befriend, send, wait, stream, claim, turn keys, log out, delete: all succeed."""
     alice, bob = await person(http), await person(http)
     await _become_contacts(alice, bob)
     await _write(alice, bob)
     await _stream(alice, bob)
+    await _begin_a_session(alice, bob)
     await _turn_keys(alice)
     success(await alice.send(bob), 201)
     twin = await another_session(bob)
@@ -57,6 +59,13 @@ async def _stream(alice: Person, bob: Person) -> None:
             if f'"id":"{sent["id"]}"' in line:
                 break
     success(await bob.post("/messages/ack", message_ids=[sent["id"]]))
+
+
+async def _begin_a_session(alice: Person, bob: Person) -> None:
+    success(await alice.call("POST", "/keys", upload_of(alice)))
+    assert success(await bob.post("/keys/claim", user_id=alice.id))["one_time_prekey"]
+    success(await alice.call("POST", "/keys", upload_of(alice)))
+    assert success(await alice.get("/keys/status"))["one_time_prekeys"] == 1
 
 
 async def _turn_keys(someone: Person) -> None:

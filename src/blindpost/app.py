@@ -39,6 +39,7 @@ from blindpost.routers import auth as auth_router
 from blindpost.routers import contacts as contacts_router
 from blindpost.routers import health as health_router
 from blindpost.routers import messages as messages_router
+from blindpost.routers import prekeys as prekeys_router
 from blindpost.routers import problems
 from blindpost.routers.addresses import Places, read_networks
 from blindpost.routers.connection import Connection, connection_class
@@ -51,6 +52,7 @@ from blindpost.services.contacts import ContactService
 from blindpost.services.housekeeping import keep_house
 from blindpost.services.messages import MessageService
 from blindpost.services.models.common import Problem
+from blindpost.services.prekeys import PrekeyService
 from blindpost.telemetry import log_fault, registry
 from blindpost.tls import HSTS, Certificate, certificate_of, check_transport
 
@@ -146,6 +148,10 @@ class Components(Provider):
             allow_bearer=settings.allow_bearer,
         )
 
+    @provide
+    def prekeys(self, settings: Settings, database: Database, audit: Audit) -> PrekeyService:
+        return PrekeyService(database, audit, require_contact=settings.require_contact)
+
     contacts = provide(ContactService)
     messages = provide(MessageService)
 
@@ -161,7 +167,7 @@ def create_app(container: AsyncContainer) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (auth_router, contacts_router, messages_router, health_router):
+    for module in (auth_router, contacts_router, prekeys_router, messages_router, health_router):
         app.include_router(module.router)
     problems.install(app)
     setup_dishka(container, app)

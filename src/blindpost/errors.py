@@ -15,12 +15,14 @@ BlindpostError
     │   └── LoginFailed           401 login_failed
     ├── NotAContact               403 not_a_contact
     ├── NotFound                  404 not_found
-    │   └── UserNotFound          404 user_not_found
+    │   ├── UserNotFound          404 user_not_found
+    │   └── NoPrekeys             404 no_prekeys
     ├── MethodNotAllowed          405 method_not_allowed
     ├── Conflict                  409 conflict
     │   ├── UsernameTaken         409 username_taken
     │   ├── ContactRequestExists  409 contact_request_exists
-    │   └── TooManyContacts       409 too_many_contacts
+    │   ├── TooManyContacts       409 too_many_contacts
+    │   └── TooManyPrekeys        409 too_many_prekeys
     ├── TooLarge                  413 too_large
     ├── TooManyRequests           429 too_many_requests
     │   ├── TooManyWaiting        429 too_many_waiting
@@ -151,6 +153,13 @@ class UserNotFound(NotFound):
     detail = "There is no user with this id."
 
 
+class NoPrekeys(NotFound):
+    """Somebody has published no keys to begin a session with, or they have expired."""
+
+    code, title = "no_prekeys", "No prekeys"
+    detail = "This person has no keys here that a session could begin with. They have to come and publish some."
+
+
 class MethodNotAllowed(Problem):
     """The path exists, with other methods."""
 
@@ -184,6 +193,13 @@ class TooManyContacts(Conflict):
 
     code, title = "too_many_contacts", "Too many contacts"
     detail = "You or this person have 4,096 contacts already, and nobody can have more."
+
+
+class TooManyPrekeys(Conflict):
+    """More one-time keys would wait than may."""
+
+    code, title = "too_many_prekeys", "Too many prekeys"
+    detail = "At most 100 one-time keys of a sort can wait here: see GET /keys/status for how many do."
 
 
 class TooLarge(Problem):

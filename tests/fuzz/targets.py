@@ -43,10 +43,11 @@ from blindpost.core.tokens import ALGORITHM, AUDIENCE, ISSUER, TYPE, Tokens
 from blindpost.errors import ConfigurationError, NotAuthenticated
 from blindpost.protocol import challenge, dpop, envelope, transcripts
 from blindpost.protocol.encoding import b64decode, b64encode, b64url_decode, b64url_encode
+from blindpost.protocol.kem import PUBLIC_BYTES as KEM_BYTES
 from blindpost.protocol.keys import ECDSA_SHA384, SPKI_HEADER, PublicKey
 from blindpost.protocol.padding import BUCKETS, bucket_for, pad, unpad
 from blindpost.routers import problems, strict
-from blindpost.services.models import auth, contacts, messages
+from blindpost.services.models import auth, contacts, messages, prekeys
 from blindpost.services.models.common import Incoming
 from forgeries import BAD_KEYS, OCTET_STRING, OTHER_SIGNATURES, SEQUENCE, der, integer, mirrored, other_signature
 from forgeries import pem as forged_pem
@@ -74,6 +75,8 @@ BODIES: Final[dict[str, type[Incoming]]] = {
         auth.DeleteAccount,
         contacts.ContactRequest,
         contacts.ContactDecision,
+        prekeys.PrekeysUpload,
+        prekeys.ClaimRequest,
         messages.SendRequest,
         messages.AckRequest,
         messages.PollRequest,
@@ -536,7 +539,7 @@ def body(data: bytes) -> None:
     said, written = json.loads(text), read.model_dump(mode="json")
     assert model.model_validate(written) == read
     for field, each in said.items():
-        assert written[field] == each or UUID(each) == UUID(written[field]) or isinstance(each, list)
+        assert written[field] == each or isinstance(each, list | dict) or UUID(each) == UUID(written[field])
 
 
 def _body_seeds() -> Seeds:
@@ -555,6 +558,13 @@ def _body_seeds() -> Seeds:
         "DeleteAccount": {"signature": signed},
         "ContactRequest": {"receiver_id": name},
         "ContactDecision": {"sender_id": name},
+        "PrekeysUpload": {
+            "signed_prekey": {"id": name, "public_key": pem, "expires": "2031-05-17T09:00:00Z", "signature": signed},
+            "last_resort_kem_prekey": None,
+            "one_time_prekeys": [{"id": name, "public_key": pem, "signature": signed}],
+            "one_time_kem_prekeys": [{"id": other, "public_key": b64encode(bytes(KEM_BYTES)), "signature": signed}],
+        },
+        "ClaimRequest": {"user_id": name},
         "SendRequest": {"recipient_id": name, "message": "AAAA", "client_message_id": other},
         "AckRequest": {"message_ids": [name, other]},
         "PollRequest": {"message_ids": [name, other], "timeout": 0.5, "limit": 7},

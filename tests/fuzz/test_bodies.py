@@ -20,6 +20,7 @@ from blindpost.protocol import transcripts
 from checks import PROBLEM_FIELDS, client_of
 from fuzz.corpus import inputs_of
 from fuzz.mutate import mutated
+from prekeys import upload_of
 from support import Person, Signed, b64, contacts, new_key, person, public, sign
 
 Body = dict[str, Any]
@@ -84,6 +85,17 @@ async def _acknowledging_poll(me: Person, other: Person) -> Body:
     return await _acknowledgement(me, other) | {"timeout": 0, "limit": 1}
 
 
+async def _prekeys(me: Person, _other: Person) -> Body:
+    return upload_of(me)
+
+
+async def _claim(me: Person, _other: Person) -> Body:
+    owner = await person(me.http)
+    await owner.befriend(me)
+    await owner.call("POST", "/keys", upload_of(owner))
+    return {"user_id": owner.id}
+
+
 GOOD: dict[tuple[str, str], tuple[str, Make]] = {
     ("POST", "/auth/register"): ("RegisterRequest", _registration),
     ("POST", "/auth/login"): ("LoginRequest", _login),
@@ -93,6 +105,8 @@ GOOD: dict[tuple[str, str], tuple[str, Make]] = {
     ("POST", "/contacts/send-contact-request"): ("ContactRequest", _contact_request),
     ("PUT", "/contacts/accept-contact-request"): ("ContactDecision", _decision),
     ("PUT", "/contacts/reject-contact-request"): ("ContactDecision", _decision),
+    ("POST", "/keys"): ("PrekeysUpload", _prekeys),
+    ("POST", "/keys/claim"): ("ClaimRequest", _claim),
     ("POST", "/messages/send"): ("SendRequest", _message),
     ("POST", "/messages/ack"): ("AckRequest", _acknowledgement),
     ("POST", "/messages/poll"): ("PollRequest", _acknowledging_poll),

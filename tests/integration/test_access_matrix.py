@@ -11,6 +11,7 @@ import pytest
 
 from blindpost.protocol import transcripts
 from checks import another_session, ids_waiting, refusal, session_of, success
+from prekeys import upload_of
 from support import Person, b64, contacts, new_key, person, public, sign
 
 Body = dict[str, Any]
@@ -18,7 +19,10 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scene:
-    """Alice asked Bob, and waits; Carol and Dave are contacts, and Carol wrote to Dave. Mallory knows nobody."""
+    """Alice asked Bob, and waits; Carol and Dave are contacts, and Carol wrote to Dave. Mallory knows nobody.
+
+    Of all of them only Dave has published keys.
+    """
 
     alice: Person
     bob: Person
@@ -34,6 +38,7 @@ async def scene(http: httpx.AsyncClient) -> Scene:
     carol, dave = await contacts(http)
     success(await alice.post("/contacts/send-contact-request", receiver_id=bob.id), 201)
     sent = success(await carol.send(dave), 201)
+    success(await dave.call("POST", "/keys", upload_of(dave)))
     return Scene(alice, bob, carol, dave, mallory, sent["id"])
 
 
@@ -130,6 +135,14 @@ def _one_session(body: Any, _: Scene) -> bool:
     return [each["is_current"] for each in body] == [True]
 
 
+def _one_time_prekeys(count: int) -> Callable[[Any, Scene], bool]:
+    return lambda body, _: (body["one_time_prekeys"], body["one_time_kem_prekeys"]) == (count, count)
+
+
+def _keys_of_dave(body: Any, scene: Scene) -> bool:
+    return bool(body["user_id"] == scene.dave.id)
+
+
 _none_ended = _is({"status": "ok", "ended": 0})
 _decisions: Final = Row("not_found", (("alice", "not_found"), ("bob", 200)), body=_decision)
 
@@ -177,6 +190,19 @@ CLOSED: Final[dict[tuple[str, str], Row]] = {
     ),
     ("PUT", "/contacts/accept-contact-request"): _decisions,
     ("PUT", "/contacts/reject-contact-request"): _decisions,
+    ("POST", "/keys"): Row(
+        _one_time_prekeys(1),
+        (("alice", _one_time_prekeys(1)), ("dave", _one_time_prekeys(2))),
+        body=lambda _, who: upload_of(who),
+    ),
+    ("GET", "/keys/status"): Row(
+        _one_time_prekeys(0), (("alice", _one_time_prekeys(0)), ("dave", _one_time_prekeys(1)))
+    ),
+    ("POST", "/keys/claim"): Row(
+        "not_a_contact",
+        (("alice", "not_a_contact"), ("carol", _keys_of_dave), ("dave", "invalid_request")),
+        body=lambda scene, _: {"user_id": scene.dave.id},
+    ),
     ("POST", "/messages/send"): Row(
         "not_a_contact",
         (("alice", "not_a_contact"), ("bob", "not_a_contact"), ("carol", 201), ("dave", "not_a_contact")),
@@ -345,6 +371,7 @@ async def test_each_party_changes_its_part(scene: Scene, endpoint: tuple[str, st
         (("PUT", "/auth/ecdsa-update-key"), _rotation),
         (("PUT", "/auth/ecdh-update-key"), _ecdh_update),
         (("DELETE", "/auth/me"), _deletion),
+        (("POST", "/keys"), lambda _, who: upload_of(who)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -357,11 +384,12 @@ async def test_what_a_stranger_signed_changes_nothing_with_a_stolen_token(
 
 
 async def demand_untouched(scene: Scene) -> None:
-    """The parties' request, contact, message, sessions and keys are as they were."""
+    """The parties' request, contact, message, sessions, keys and prekeys are as they were."""
     asked = success(await scene.bob.get("/contacts/get-contact-requests"))
     assert [each["status"] for each in asked if each["sender_id"] == scene.alice.id] == ["pending"]
     assert _contact_is("dave")(success(await scene.carol.get("/contacts/get-contacts")), scene)
     assert await ids_waiting(scene.dave) == [scene.message_id]
+    assert _one_time_prekeys(1)(success(await scene.dave.get("/keys/status")), scene)
     account = success(await scene.alice.get("/auth/me"))
     assert account["ecdsa_public_key"] == public(scene.alice.ecdsa).pem
     assert account["ecdh_public_key"] == public(scene.alice.ecdh).pem

@@ -14,8 +14,10 @@ from blindpost.core.audit import ADDRESS, SUBJECT, Event
 from blindpost.core.embedded import StoreUrls
 from blindpost.core.pseudonyms import pseudonym
 from blindpost.protocol import transcripts
+from blindpost.services import prekeys
 from checks import PATIENCE_S, another_session, client_of, refusal, session_of, success
-from support import Person, Signed, b64, new_key, person, public, running_in_thread, settings_for, sign
+from prekeys import upload_of
+from support import Person, Signed, b64, contacts, new_key, person, public, running_in_thread, settings_for, sign
 
 if TYPE_CHECKING:
     import asyncpg
@@ -98,3 +100,14 @@ async def test_a_limit_that_is_hit_is_noted(stores: StoreUrls, tmp_path: Path, n
             answers = [await alice.call("DELETE", "/auth/me", {"signature": b64(b"x")}) for _ in range(11)]
         assert answers[-1].status_code == 429
         assert (await noted.of(Event.LIMIT_HIT, alice.id))["count"] >= 1
+
+
+async def test_a_contact_who_claims_too_many_prekeys_is_noted(
+    to_audited: httpx.AsyncClient, noted: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prekeys, "CLAIMS_MAX", 1)
+    alice, mallory = await contacts(to_audited)
+    success(await alice.call("POST", "/keys", upload_of(alice)))
+    success(await mallory.post("/keys/claim", user_id=alice.id))
+    refusal(await mallory.post("/keys/claim", user_id=alice.id), 429, "too_many_requests")
+    assert (await noted.of(Event.LIMIT_HIT, mallory.id))["count"] == 1

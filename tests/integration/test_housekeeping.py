@@ -12,7 +12,8 @@ import pytest
 from blindpost.core.database import Database
 from blindpost.services import housekeeping
 from blindpost.services.housekeeping import keep_house
-from checks import session_of
+from checks import session_of, success
+from prekeys import upload_of
 from support import person
 
 if TYPE_CHECKING:
@@ -46,6 +47,59 @@ async def test_sessions_that_expired_are_deleted_in_batches_and_no_others(
     await kept(house, database, "SELECT count(*) FROM sessions WHERE user_id = $1 AND expires_at < now()", me)
     left = await database.fetch("SELECT id FROM sessions WHERE user_id = $1", me)
     assert [str(row["id"]) for row in left] == [session_of(alice)]
+
+
+def claimed(days_ago: str) -> str:
+    return f"""
+        INSERT INTO one_time_prekeys (user_id, algorithm, id, fingerprint, claimed_on)
+        SELECT $1, 'p384', gen_random_uuid(), sha384(n::text::bytea), (now() AT TIME ZONE 'UTC')::date - {days_ago}
+        FROM generate_series(1, 25) AS n
+    """
+
+
+async def test_prekeys_that_expired_are_deleted_and_no_others(
+    http: httpx.AsyncClient, house: Database, database: "asyncpg.Connection[Any]"
+) -> None:
+    alice = await person(http)
+    success(await alice.call("POST", "/keys", upload_of(alice)))
+    query = "SELECT count(*) FROM lasting_prekeys WHERE user_id = $1 AND expires_at < now()"
+    sql = "UPDATE lasting_prekeys SET expires_at = now() - interval '1 s' WHERE user_id = $1 AND algorithm = 'p384'"
+    await database.execute(sql, UUID(alice.id))
+    await kept(house, database, query, UUID(alice.id))
+    left = await database.fetch("SELECT algorithm FROM lasting_prekeys WHERE user_id = $1", UUID(alice.id))
+    assert [row["algorithm"] for row in left] == ["ml-kem-1024"]
+
+
+async def test_claimed_prekeys_are_remembered_for_thirty_days_and_forgotten_in_batches(
+    http: httpx.AsyncClient, house: Database, database: "asyncpg.Connection[Any]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "BATCH", 10)
+    alice, bob = UUID((await person(http)).id), UUID((await person(http)).id)
+    await database.execute(claimed("31"), alice)
+    await database.execute(claimed("30"), bob)
+    count = "SELECT count(*) FROM one_time_prekeys WHERE user_id = $1"
+    await kept(house, database, count, alice)
+    assert await database.fetchval(count, bob) == 25
+
+
+async def test_one_time_prekeys_that_wait_do_not_go(
+    http: httpx.AsyncClient, house: Database, database: "asyncpg.Connection[Any]"
+) -> None:
+    alice, bob = await person(http), await person(http)
+    success(await alice.call("POST", "/keys", upload_of(alice)))
+    await database.execute(claimed("31"), UUID(bob.id))
+    await kept(house, database, "SELECT count(*) FROM one_time_prekeys WHERE user_id = $1", UUID(bob.id))
+    assert success(await alice.get("/keys/status"))["one_time_prekeys"] == 1
+
+
+async def test_counts_of_claims_go_when_their_day_is_over(
+    http: httpx.AsyncClient, house: Database, database: "asyncpg.Connection[Any]"
+) -> None:
+    alice, bob = [UUID((await person(http)).id) for _ in range(2)]
+    insert = "INSERT INTO prekey_claims VALUES ($1, $2, (now() AT TIME ZONE 'UTC')::date - $3::int, 4)"
+    await database.executemany(insert, [(alice, bob, 1), (bob, alice, 0)])
+    await kept(house, database, "SELECT count(*) FROM prekey_claims WHERE user_id = $1", alice)
+    assert await database.fetchval("SELECT count(*) FROM prekey_claims WHERE user_id = $1", bob) == 1
 
 
 async def test_the_keys_of_past_days_go_though_nobody_comes(

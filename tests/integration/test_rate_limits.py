@@ -16,11 +16,13 @@ from blindpost.app import Running
 from blindpost.core.embedded import EmbeddedStores, StoreUrls
 from blindpost.core.limiter import (
     CHALLENGE,
+    CLAIM_PREKEYS,
     CONTACT_REQUEST,
     LEASE_MIN,
     LOGIN,
     LOGIN_ONE_NAME,
     PROVE,
+    PUBLISH_PREKEYS,
     REGISTER,
     SEARCH,
     USERS_BY_IDS,
@@ -147,6 +149,18 @@ async def test_contact_requests_are_limited_by_account_and_day(http: httpx.Async
 
     demand_wait(await exhaust(CONTACT_REQUEST, ask), 86_400)
     refusal(await bob.post("/contacts/send-contact-request", receiver_id=str(uuid4())), 404)
+
+
+async def test_uploads_of_prekeys_are_limited_by_account_and_day(http: httpx.AsyncClient) -> None:
+    alice, bob = await (await Person(http).register()).login(), await (await Person(http).register()).login()
+    demand_wait(await exhaust(PUBLISH_PREKEYS, lambda: alice.call("POST", "/keys", {})), 86_400)
+    success(await bob.call("POST", "/keys", {}))
+
+
+async def test_claims_of_prekeys_are_limited_by_account(http: httpx.AsyncClient) -> None:
+    alice, bob = await (await Person(http).register()).login(), await (await Person(http).register()).login()
+    demand_wait(await exhaust(CLAIM_PREKEYS, lambda: alice.post("/keys/claim", user_id=bob.id)))
+    refusal(await bob.post("/keys/claim", user_id=alice.id), 403, "not_a_contact")
 
 
 async def test_reading_people_by_id_is_limited_by_account(http: httpx.AsyncClient) -> None:

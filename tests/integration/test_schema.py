@@ -133,6 +133,32 @@ async def test_messages_of_the_second_schema_go_up_and_down_unchanged(empty: Dat
     await raw.close()
 
 
+PREKEYS = """
+INSERT INTO lasting_prekeys SELECT id, 'p384', id, decode(repeat('04', 120), 'hex'), 'x', now() FROM users;
+INSERT INTO one_time_prekeys (user_id, algorithm, id, fingerprint, public_key, signature)
+SELECT id, 'ml-kem-1024', id, decode(repeat('05', 48), 'hex'), decode(repeat('05', 1568), 'hex'), 'x' FROM users;
+INSERT INTO prekey_claims SELECT a.id, b.id, now(), 4 FROM users a, users b WHERE a.id <> b.id;
+"""
+
+
+async def test_the_fourth_schema_adds_prekeys_and_going_back_takes_them_alone(empty: Database) -> None:
+    await empty.migrate("0002")
+    raw = await empty.connect_raw()
+    await raw.execute(BEFORE)
+    await empty.migrate("0003")
+    others = "SELECT u.*, m.* FROM users u LEFT JOIN messages m ON m.sender_id = u.id ORDER BY u.id, m.id"
+    before = await raw.fetch(others)
+    for _ in range(2):
+        await empty.migrate("0004")
+        await raw.execute(PREKEYS)
+        assert await raw.fetchval("SELECT count(*) FROM one_time_prekeys") == 2
+        assert await raw.fetch(others) == before
+        await empty.migrate("0003")
+        assert not {"lasting_prekeys", "one_time_prekeys", "prekey_claims"} & await tables(empty)
+        assert await raw.fetch(others) == before
+    await raw.close()
+
+
 async def tables(database: Database) -> set[str]:
     raw = await database.connect_raw()
     try:
@@ -172,6 +198,9 @@ async def test_two_routers_that_start_at_once_on_an_empty_database_both_run(scra
 KEYS = "decode(repeat('00', 120), 'hex'), decode(repeat('01', 120), 'hex'), 'x'"
 USERS = "INSERT INTO users (name, name_key, ecdsa_public_key, ecdh_public_key, ecdh_signature) VALUES"
 REQUESTS = "INSERT INTO contact_requests (sender_id, receiver_id, status)"
+LASTING = "INSERT INTO lasting_prekeys VALUES (gen_random_uuid(),"
+ONE_TIME = "INSERT INTO one_time_prekeys (user_id, algorithm, id, fingerprint, public_key, signature, claimed_on)"
+ONE_TIME += " SELECT id, 'p384', id, decode(repeat('00', "
 MESSAGES = "INSERT INTO messages (sender_id, recipient_id, message) SELECT id, "
 
 
@@ -187,6 +216,15 @@ MESSAGES = "INSERT INTO messages (sender_id, recipient_id, message) SELECT id, "
         f"{USERS} ('bob', 'bob', decode(repeat('00', 120), 'hex'), decode(repeat('00', 120), 'hex'), 'x')",
         f"{REQUESTS} SELECT id, id, 'pending' FROM gen_random_uuid() AS id",
         f"{REQUESTS} VALUES (gen_random_uuid(), gen_random_uuid(), 'blocked')",
+        f"{LASTING} 'p256', gen_random_uuid(), decode(repeat('00', 120), 'hex'), 'x', now())",
+        f"{LASTING} 'p384', gen_random_uuid(), decode(repeat('00', 1568), 'hex'), 'x', now())",
+        f"{LASTING} 'ml-kem-1024', gen_random_uuid(), decode(repeat('00', 120), 'hex'), 'x', now())",
+        f"{LASTING} 'p384', gen_random_uuid(), decode(repeat('00', 120), 'hex'), 'x', NULL)",
+        f"{ONE_TIME} 47), 'hex'), decode(repeat('00', 120), 'hex'), 'x', NULL FROM gen_random_uuid() AS id",
+        f"{ONE_TIME} 48), 'hex'), decode(repeat('00', 119), 'hex'), 'x', NULL FROM gen_random_uuid() AS id",
+        f"{ONE_TIME} 48), 'hex'), decode(repeat('00', 120), 'hex'), 'x', now() FROM gen_random_uuid() AS id",
+        f"{ONE_TIME} 48), 'hex'), decode(repeat('00', 120), 'hex'), NULL, NULL FROM gen_random_uuid() AS id",
+        f"{ONE_TIME} 48), 'hex'), NULL, NULL, NULL FROM gen_random_uuid() AS id",
         f"{MESSAGES} id, '' FROM gen_random_uuid() AS id",
         f"{MESSAGES} id, repeat('x', 65537)::bytea FROM gen_random_uuid() AS id",
         f"{MESSAGES} id, NULL FROM gen_random_uuid() AS id",

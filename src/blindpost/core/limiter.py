@@ -34,6 +34,8 @@ LOGIN_ONE_NAME: Final = Limit("login-name", RateLimitItemPerMinute(20), by_addre
 SEARCH: Final = Limit("search", RateLimitItemPerMinute(60))
 SEARCH_ADDRESS: Final = Limit("search-address", RateLimitItemPerMinute(240), by_address=True)
 CONTACT_REQUEST: Final = Limit("contact-request", RateLimitItemPerDay(100))
+PUBLISH_PREKEYS: Final = Limit("publish-prekeys", RateLimitItemPerDay(100))
+CLAIM_PREKEYS: Final = Limit("claim-prekeys", RateLimitItemPerMinute(120))
 PROVE: Final = Limit("prove", RateLimitItemPerMinute(10))
 
 # These are spent, and each is a multiple of its lease.

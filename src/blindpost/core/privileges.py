@@ -20,9 +20,12 @@ PRIVILEGES: Final[Mapping[str, tuple[str, ...]]] = {
     # Events are added, and go when they expire; a trigger bounds that. Nothing changes one.
     "audit": (SELECT, INSERT, DELETE),
     "contact_requests": (SELECT, INSERT, UPDATE, DELETE),
+    "lasting_prekeys": (SELECT, INSERT, UPDATE, DELETE),
     "messages": (SELECT, INSERT, UPDATE, DELETE),
     # A name is claimed for ever.
     "names": (SELECT, INSERT),
+    "one_time_prekeys": (SELECT, INSERT, UPDATE, DELETE),
+    "prekey_claims": (SELECT, INSERT, UPDATE, DELETE),
     "pseudonym_keys": (SELECT, INSERT, DELETE),
     "receipts": (SELECT, INSERT, UPDATE, DELETE),
     "retired_ecdh_keys": (SELECT, INSERT),

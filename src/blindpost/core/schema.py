@@ -11,7 +11,9 @@ from sqlalchemy import (
     Date,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     Table,
@@ -33,10 +35,17 @@ metadata = MetaData(
 
 ASCII_ORDER = "C"
 NOW = func.now()
+WAITS = "claimed_on IS NULL"
 
 
 def _user(name: str) -> Column[object]:
     return Column(name, Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False)
+
+
+def _owner() -> Column[object]:
+    """Whose a row is, as the beginning of its key."""
+    cascade = ForeignKey("users.id", ondelete="CASCADE")
+    return Column("user_id", Uuid, cascade, primary_key=True, nullable=False, autoincrement=False)
 
 
 def _time(name: str) -> Column[object]:
@@ -72,18 +81,83 @@ users = Table(
 retired_ecdh_keys = Table(
     "retired_ecdh_keys",
     metadata,
+    _owner(),
+    Column("fingerprint", LargeBinary, primary_key=True),
+)
+"""SHA-384 of encryption keys that were replaced. Their signatures are public and stay valid: without this, whoever
+has a session could bring a stolen key back."""
+
+
+def _key_columns(*, nullable: bool) -> tuple[Column[object], ...]:
+    return (
+        Column("public_key", LargeBinary, nullable=nullable),
+        Column("signature", LargeBinary, nullable=nullable),
+    )
+
+
+def _key_shapes() -> tuple[CheckConstraint, ...]:
+    return (
+        CheckConstraint("algorithm IN ('p384', 'ml-kem-1024')", name="algorithm"),
+        CheckConstraint(
+            "octet_length(public_key) = CASE algorithm WHEN 'p384' THEN 120 ELSE 1568 END", name="key_length"
+        ),
+    )
+
+
+lasting_prekeys = Table(
+    "lasting_prekeys",
+    metadata,
+    _owner(),
+    Column("algorithm", Text, primary_key=True),
+    Column("id", Uuid, nullable=False),
+    *_key_columns(nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    *_key_shapes(),
+    Index(None, "expires_at"),
+)
+"""Keys that many begin with, until they expire: of each algorithm one."""
+
+one_time_prekeys = Table(
+    "one_time_prekeys",
+    metadata,
+    _owner(),
+    Column("algorithm", Text, primary_key=True),
+    Column("id", Uuid, primary_key=True),
+    Column("number", BigInteger, Identity(always=True), nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    *_key_columns(nullable=True),
+    Column("claimed_on", Date),
+    *_key_shapes(),
+    CheckConstraint("octet_length(fingerprint) = 48", name="fingerprint_length"),
+    CheckConstraint(
+        "(claimed_on IS NULL) = (public_key IS NOT NULL) AND (claimed_on IS NULL) = (signature IS NOT NULL)",
+        name="claimed",
+    ),
+    Index("one_time_prekeys_fingerprint_key", "user_id", "fingerprint", unique=True),
+    Index("one_time_prekeys_waiting_idx", "user_id", "algorithm", "number", postgresql_where=text(WAITS)),
+    Index("one_time_prekeys_claimed_idx", "claimed_on", postgresql_where=text("claimed_on IS NOT NULL")),
+)
+"""Keys that one begins with, in the order of their numbers. A claim takes key and signature out, and leaves the id and
+the SHA-384 of the key for a while: what is published once more is not given once more."""
+
+prekey_claims = Table(
+    "prekey_claims",
+    metadata,
+    _owner(),
     Column(
-        "user_id",
+        "claimant_id",
         Uuid,
         ForeignKey("users.id", ondelete="CASCADE"),
         primary_key=True,
         nullable=False,
         autoincrement=False,
     ),
-    Column("fingerprint", LargeBinary, primary_key=True),
+    Column("day", Date, nullable=False),
+    Column("count", Integer, nullable=False),
+    Index(None, "claimant_id"),
+    Index(None, "day"),
 )
-"""SHA-384 of encryption keys that were replaced. Their signatures are public and stay valid: without this, whoever
-has a session could bring a stolen key back."""
+"""How often one claimed the keys of another on the last day on which they did."""
 
 sessions = Table(
     "sessions",

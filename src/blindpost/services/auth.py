@@ -13,13 +13,12 @@ from blindpost.core.audit import Audit, Event
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database, Transaction
 from blindpost.core.hub import Kind, payloads
-from blindpost.core.repositories import contacts, messages, users
+from blindpost.core.repositories import contacts, messages, prekeys, users
 from blindpost.core.tokens import Claims, Tokens
 from blindpost.errors import (
     Conflict,
     InvalidKey,
     InvalidProof,
-    InvalidSignature,
     LoginFailed,
     NotAuthenticated,
     NotFound,
@@ -44,6 +43,7 @@ from blindpost.services.models.auth import (
     SessionSummary,
     TicketAnswer,
 )
+from blindpost.services.signed import demand_signature, read_key
 
 SESSIONS_MAX: Final = 100
 """Of one user; a login beyond ends the oldest. More devices has nobody, and a list of more is of use to nobody."""
@@ -78,10 +78,10 @@ class AuthService:
 
     async def register(self, request: RegisterRequest) -> Registered:
         """Register a name and two keys; raises InvalidKey, InvalidSignature, UsernameTaken."""
-        ecdsa, ecdh = _read_key(request.ecdsa_public_key), _read_key(request.ecdh_public_key)
+        ecdsa, ecdh = read_key(request.ecdsa_public_key), read_key(request.ecdh_public_key)
         if ecdsa == ecdh:
             raise InvalidKey
-        _demand(ecdsa, request.ecdh_signature, transcripts.register(request.username, ecdsa, ecdh))
+        demand_signature(ecdsa, request.ecdh_signature, transcripts.register(request.username, ecdsa, ecdh))
         user = users.NewUser(request.username, ecdsa.der, ecdh.der, request.ecdh_signature)
         async with self._database.transaction() as tx:
             if not await users.claim_name(tx, user.name):
@@ -280,21 +280,24 @@ class AuthService:
     async def update_ecdsa_key(self, caller: Caller, request: EcdsaUpdate) -> None:
         """Replace the identity key: the old and the new one sign it. Ends the user's other sessions.
 
+        Their prekeys go: the old key signed them.
+
         A token alone must not be enough, or whoever steals one takes the account over.
         Raises InvalidKey, InvalidSignature, Conflict.
         """
-        new = _read_key(request.ecdsa_public_key)
+        new = read_key(request.ecdsa_public_key)
         user = await self._acting(caller)
         old, ecdh = PublicKey(user.ecdsa_public_key), PublicKey(user.ecdh_public_key)
         if new in {old, ecdh}:
             raise InvalidKey("The new key must differ from both of the present ones.")
         rotation = transcripts.rotate_ecdsa(caller.user_id, old, new)
-        _demand(old, request.old_key_signature, rotation)
-        _demand(new, request.new_key_signature, rotation)
-        _demand(new, request.ecdh_signature, transcripts.register(user.name, new, ecdh))
+        demand_signature(old, request.old_key_signature, rotation)
+        demand_signature(new, request.new_key_signature, rotation)
+        demand_signature(new, request.ecdh_signature, transcripts.register(user.name, new, ecdh))
         async with self._database.transaction() as tx:
             told = await self._lock_unchanged(tx, user)
             await users.set_ecdsa_key(tx, caller.user_id, new.der, request.ecdh_signature)
+            await prekeys.remove_all_of(tx, caller.user_id)
             await self._end_others(tx, caller)
             await _tell(tx, told, [])
         self._audit.note(Event.IDENTITY_KEY_CHANGED, subject=str(caller.user_id))
@@ -305,12 +308,12 @@ class AuthService:
         A key that was replaced never comes back: its signature is public, and would let a session alone bring back
         a key that was given up because it was stolen.
         """
-        new = _read_key(request.ecdh_public_key)
+        new = read_key(request.ecdh_public_key)
         user = await self._acting(caller)
         ecdsa = PublicKey(user.ecdsa_public_key)
         if new == ecdsa:
             raise InvalidKey
-        _demand(ecdsa, request.ecdh_signature, transcripts.register(user.name, ecdsa, new))
+        demand_signature(ecdsa, request.ecdh_signature, transcripts.register(user.name, ecdsa, new))
         async with self._database.transaction() as tx:
             told = await self._lock_unchanged(tx, user)
             if await users.is_retired_ecdh_key(tx, caller.user_id, new.der):
@@ -324,7 +327,7 @@ class AuthService:
     async def delete(self, caller: Caller, signature: bytes) -> None:
         """Erase the account and all that is its own, but the claim on its name; raises InvalidSignature, Conflict."""
         user = await self._acting(caller)
-        _demand(PublicKey(user.ecdsa_public_key), signature, transcripts.delete_account(caller.user_id))
+        demand_signature(PublicKey(user.ecdsa_public_key), signature, transcripts.delete_account(caller.user_id))
         # The bulk first, while nobody's sends wait for locks of ours; what comes meanwhile goes with the account.
         async with self._database.transaction() as tx:
             await messages.remove_all_of(tx, caller.user_id)
@@ -373,18 +376,6 @@ def _signed_at_login(request: LoginRequest, thumbprint: str | None) -> bytes:
 
 def _digest(challenge: str) -> bytes:
     return sha384(challenge.encode()).digest()
-
-
-def _read_key(pem: str) -> PublicKey:
-    try:
-        return PublicKey.from_pem(pem)
-    except ValueError as error:
-        raise InvalidKey(f"{InvalidKey.detail} Here, {error}.") from None
-
-
-def _demand(key: PublicKey, signature: bytes, transcript: bytes) -> None:
-    if not key.verifies(signature, transcript):
-        raise InvalidSignature
 
 
 def _public_keys(user: users.User) -> PublicKeys:

@@ -1,4 +1,8 @@
-"""What goes away by itself: traces of delivered messages, sessions that expired, keys of past days' pseudonyms."""
+"""What goes away by itself.
+
+Traces of delivered messages, sessions and prekeys that expired, what is remembered of claims, keys of past days'
+pseudonyms.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,7 +10,7 @@ from typing import Final
 
 from blindpost.core.database import Database, Transaction
 from blindpost.core.pseudonyms import today
-from blindpost.core.repositories import messages, pseudonym_keys, users
+from blindpost.core.repositories import messages, prekeys, pseudonym_keys, users
 from blindpost.errors import Unavailable
 from blindpost.telemetry import log_fault
 
@@ -27,6 +31,9 @@ async def keep_house(database: Database, retry_window_s: int) -> None:
     purges: tuple[Purge, ...] = (
         lambda tx: messages.purge_delivered(tx, retry_window_s, BATCH),
         lambda tx: users.purge_sessions(tx, BATCH),
+        lambda tx: prekeys.purge_expired(tx, BATCH),
+        lambda tx: prekeys.purge_claimed(tx, BATCH),
+        lambda tx: prekeys.purge_counts(tx, BATCH),
         forget_days,
     )
     while True:

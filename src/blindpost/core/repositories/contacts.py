@@ -75,6 +75,13 @@ async def between(tx: AsyncConnection, me: UUID, other: UUID) -> ContactRow | No
     return ContactRow(*row) if row else None
 
 
+async def are_contacts(tx: AsyncConnection, me: UUID, other: UUID) -> bool:
+    """Tell whether two people have accepted each other."""
+    pair = _between(me, literal(other, Uuid))
+    statement = select(requests.c.id).where(pair, requests.c.status == "accepted")
+    return (await tx.execute(statement)).first() is not None
+
+
 async def ask(tx: AsyncConnection, me: UUID, other: UUID) -> bool:
     """Ask to be contacts; false if a request stands. Both users exist, and are locked by the caller.
 

@@ -1,7 +1,8 @@
 """Wire objects of /keys."""
 
+import re
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
@@ -19,6 +20,15 @@ from blindpost.services.models.common import (
     decoded,
 )
 
+_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.0+)?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _written(value: object) -> object:
+    """Refuse the other ways to write a time that the library reads: a number, and a time without its zone."""
+    if isinstance(value, datetime) or (isinstance(value, str) and _RFC3339.fullmatch(value)):
+        return value
+    raise ValueError("must be a time in whole seconds, as RFC 3339 has it")
+
 
 def _whole(value: datetime) -> datetime:
     if value.microsecond:
@@ -26,7 +36,7 @@ def _whole(value: datetime) -> datetime:
     return value
 
 
-WholeSeconds = Annotated[Timestamp, AfterValidator(_whole)]
+WholeSeconds = Annotated[Timestamp, BeforeValidator(_written), AfterValidator(_whole)]
 """RFC 3339, UTC: the signature covers whole Unix seconds."""
 
 KemKey = Annotated[
