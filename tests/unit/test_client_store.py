@@ -1,11 +1,11 @@
 """A client's memory: whose keys, what was read, what is unsent. It is encrypted, and outlives the process."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -30,9 +30,12 @@ from blindpost.client import (
     WrongServer,
 )
 from blindpost.client import files as files_module
+from blindpost.client import records as records_module
 from blindpost.client import store as store_module
 from blindpost.client.files import discard, locked, write_private
-from blindpost.client.store import OUTBOX_MAX, READ_MAX, Unsent, UserKeys
+from blindpost.client.history import Entry, EntryStatus
+from blindpost.client.store import FLAGGED_MAX, OUTBOX_MAX, READ_MAX, Unsent, UserKeys
+from blindpost.protocol.envelope import Kind
 from blindpost.protocol.keys import PublicKey
 
 BOB = UUID(int=2)
@@ -50,6 +53,23 @@ def registered() -> Identity:
 
 
 ALICE = registered()
+
+
+def unsent(number: int) -> Unsent:
+    return Unsent(client_message_id=UUID(int=number), recipient_id=BOB, message=b"x")
+
+
+def entry(number: int) -> Entry:
+    return Entry(
+        client_message_id=UUID(int=number),
+        contact_id=BOB,
+        is_mine=False,
+        kind=Kind.TEXT,
+        data=b"hello",
+        sent_at_ms=number,
+        message_id=UUID(int=1_000 + number),
+        status=EntryStatus.UNTAKEN,
+    )
 
 
 def remembered(store: Store) -> Contact:
@@ -186,19 +206,12 @@ def test_forgetting_takes_a_word_more_where_there_is_something_to_lose(store: St
     assert store.contacts.all() == ()
 
 
-def test_a_store_of_an_earlier_version_still_opens(path: Path) -> None:
-    """Everybody in it stays, as people whom the user chose."""
-    store = Store.open(path, ALICE)
-    store.contacts.learn(keys(0, 1))
-    store.enqueue(Unsent(client_message_id=UUID(int=8), recipient_id=BOB, message=b"x"))
-    content = json.loads(store.state.model_dump_json())
-    del content["contacts"][str(BOB)]["kept"]
-    del content["outbox"][str(UUID(int=8))]["sealed_for"]
-    assert store._file
-    store._file.write(json.dumps(content).encode())
-    again = Store.open(path, ALICE)
-    assert remembered(again).kept
-    assert again.unsent()[0].may_go_to(remembered(again))
+def test_a_store_of_an_earlier_version_says_so(path: Path) -> None:
+    """It was written whole, and never released."""
+    write_private(path, b"blindpost-store/1\n" + bytes(500))
+    with pytest.raises(DamagedFile, match="earlier version") as caught:
+        Store.open(path, ALICE)
+    assert caught.value.hint
 
 
 def test_a_new_ecdh_key_is_its_owners_word(store: Store) -> None:
@@ -246,28 +259,52 @@ def test_the_file_is_encrypted_and_the_owners(path: Path) -> None:
     assert b"bob" not in data
     assert str(BOB).encode() not in data
     assert bob.ecdsa.der not in data
-    with pytest.raises(DamagedFile):
+    with pytest.raises(DamagedFile, match="another identity"):
         Store.open(path, Identity.generate("mallory"))
-    store.flag(UUID(int=1))
-    assert path.read_bytes()[:60] != data[:60]
 
 
-@settings(deadline=None, max_examples=100)
+def test_a_store_that_was_only_read_leaves_no_file(path: Path) -> None:
+    """A registration that fails must not leave one: the next try has another identity."""
+    store, other = Store.open(path, ALICE), Store.open(path, ALICE)
+    assert (store.contacts.all(), store.unsent(), store.was_flagged(BOB)) == ((), (), False)
+    assert not path.exists()
+    other.flag(BOB)
+    assert store.was_flagged(BOB)
+
+
+def everything(store: Store) -> set[object]:
+    return {
+        *(each.model_dump_json() for each in store.contacts.all()),
+        *store.unsent(),
+        *store.history.page(BOB, None, 9),
+    }
+
+
+@settings(deadline=None, max_examples=300)
 @given(st.data())
-def test_every_changed_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """No byte of the file can change and leave it readable."""
+def test_no_changed_byte_makes_it_say_something_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """It is noticed, or a record is as if it had been taken out."""
     path = tmp_path_factory.mktemp("store") / "file"
-    Store.open(path, ALICE).flag(UUID(int=1))
+    store = Store.open(path, ALICE)
+    store.contacts.learn(keys(0, 1))
+    store.enqueue(unsent(1))
+    store.history.add(entry(1))
+    written = everything(store)
+    store.close()
     changed = bytearray(path.read_bytes())
     changed[data.draw(st.integers(0, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
     write_private(path, bytes(changed))
-    with pytest.raises(DamagedFile):
-        Store.open(path, ALICE)
+    with suppress(FileError):
+        assert everything(Store.open(path, ALICE)) <= written
 
 
-@pytest.mark.parametrize("content", [b"", b"blindpost-store/1\n", b"blindpost-store/2\n" + bytes(99), bytes(200)])
+@pytest.mark.parametrize(
+    "content", [b"blindpost", b"SQLite format 3\x00", b"blindpost-store/3\n" + bytes(999), bytes(200)]
+)
 def test_other_files_are_refused(path: Path, content: bytes) -> None:
-    """Empty, cut short or of another version."""
+    """Cut short, or of another kind."""
     write_private(path, content)
     with pytest.raises(FileError):
         Store.open(path, ALICE)
@@ -322,12 +359,13 @@ def test_the_outbox_is_bounded(store: Store) -> None:
 
 def test_flags_are_bounded_and_single(store: Store) -> None:
     """An unreadable message is remembered once, and not for ever."""
-    store.flag(UUID(int=0))
-    store.flag(UUID(int=0))
-    assert store._state.flagged == [UUID(int=0)]
-    for number in range(1, 1_100):
-        store.flag(UUID(int=number))
+    with store.change():
+        for number in (0, 0, *range(1, FLAGGED_MAX)):
+            store.flag(UUID(int=number))
+        assert store.was_flagged(UUID(int=0))
+        store.flag(UUID(int=FLAGGED_MAX))
     assert not store.was_flagged(UUID(int=0))
+    assert store.was_flagged(UUID(int=1))
 
 
 def test_it_shows_no_content(store: Store) -> None:
@@ -337,10 +375,6 @@ def test_it_shows_no_content(store: Store) -> None:
 
 
 # Several processes
-
-
-def unsent(number: int) -> Unsent:
-    return Unsent(client_message_id=UUID(int=number), recipient_id=BOB, message=b"x")
 
 
 def test_a_change_elsewhere_is_seen_and_kept(path: Path) -> None:
@@ -413,63 +447,114 @@ def test_any_interleaving_is_as_one_process(
             stores[index] = Store.open(path, ALICE)
         apply(stores[index], name, number)
         apply(single, name, number)
-        assert stores[0].state == stores[1].state == single.state
+        for message_id in [UUID(int=each) for each in range(21)]:
+            assert len({store.was_flagged(message_id) for store in (*stores, single)}) == 1
+        assert stores[0].picture == stores[1].picture == single.picture
 
 
-def test_a_change_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither in memory nor on disk, whether it is the change or the disk that fails."""
+def test_a_change_that_fails_leaves_nothing(path: Path) -> None:
+    """Neither in memory nor on disk, whatever it was."""
     store = Store.open(path, ALICE)
     store.enqueue(unsent(1))
 
     def interrupted() -> None:
         with store.change():
             store.settle(UUID(int=1))
+            store.flag(UUID(int=2))
+            store.history.add(entry(1))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
+    for each in (store, Store.open(path, ALICE)):
+        assert each.unsent() == (unsent(1),)
+        assert not each.was_flagged(UUID(int=2))
+        assert each.history.page(BOB, None, 9) == []
 
-    def full(*_: object) -> None:
-        raise FileError("full")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_private", full)
-        with pytest.raises(FileError):
-            store.settle(UUID(int=1))
-    assert store.unsent() == Store.open(path, ALICE).unsent() == (unsent(1),)
+def test_a_change_within_a_change_leaves_nothing_of_itself_if_it_fails(path: Path) -> None:
+    """The outer one may go on, and is whole."""
+    store = Store.open(path, ALICE)
+    with store.change():
+        store.enqueue(unsent(1))
+        with suppress(ZeroDivisionError), store.change():
+            store.enqueue(unsent(2))
+            store.history.add(entry(2))
+            raise ZeroDivisionError
+        store.history.add(entry(1))
+    for each in (store, Store.open(path, ALICE)):
+        assert each.unsent() == (unsent(1),)
+        assert [found for _, found in each.history.page(BOB, None, 9)] == [entry(1)]
 
 
 def test_what_changes_nothing_is_not_written(path: Path) -> None:
-    """The keys are asked for at each start, and are mostly the same; a file that was deleted comes back."""
+    """The keys are asked for at each start, and are mostly the same."""
     store = Store.open(path, ALICE)
     store.contacts.learn(keys(0, 1))
     before = path.read_bytes()
     store.contacts.learn(keys(0, 1))
     assert path.read_bytes() == before
-    path.unlink()
-    assert remembered(store).ecdsa == KEYS[0]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_was_taken_away_is_not_written(path: Path, replaced: bool) -> None:  # noqa: FBT001
+    """What is known stays readable; a change would be to a file that nobody finds again."""
+    store = Store.open(path, ALICE)
     store.contacts.learn(keys(0, 1))
-    assert remembered(Store.open(path, ALICE)).ecdsa == KEYS[0]
+    copy = path.read_bytes()
+    path.unlink()
+    if replaced:
+        write_private(path, copy)
+    with pytest.raises(FileError, match="moved, removed or replaced"):
+        store.flag(UUID(int=1))
+    assert remembered(store).ecdsa == KEYS[0]
 
 
 def test_the_lock_is_the_owners_and_no_link(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else can hold it, and it is not followed to elsewhere; a holder that was stopped is told of."""
-    store = Store.open(path, ALICE)
-    store.flag(UUID(int=1))
     lock = path.with_name(f"{path.name}.lock")
-    assert lock.stat().st_mode & 0o777 == 0o600
     monkeypatch.setattr(files_module, "LOCK_WAIT_S", 0.02)
+
+    def take() -> None:
+        with locked(path):
+            assert lock.stat().st_mode & 0o777 == 0o600
+
     with locked(path), pytest.raises(FileError, match="in use"):
-        store.flag(UUID(int=2))
+        take()
     lock.chmod(0o644)
     with pytest.raises(ExposedFile):
-        store.flag(UUID(int=2))
+        take()
     lock.unlink()
     lock.symlink_to(path.with_name("elsewhere"))
     with pytest.raises(FileError):
-        store.flag(UUID(int=2))
+        take()
     assert not path.with_name("elsewhere").exists()
-    assert not store.was_flagged(UUID(int=2))
+
+
+@pytest.mark.parametrize("side", ["", "-journal", "-wal", "-shm"])
+def test_neither_the_file_nor_those_beside_it_are_links_or_open_to_others(path: Path, side: str) -> None:
+    """A journal has what the file had."""
+    Store.open(path, ALICE).flag(BOB)
+    beside = path.with_name(path.name + side)
+    beside.touch(0o600)
+    beside.chmod(0o640)
+    with pytest.raises(ExposedFile):
+        Store.open(path, ALICE)
+    beside.rename(path.with_name("elsewhere"))
+    beside.symlink_to(path.with_name("elsewhere"))
+    with pytest.raises(FileError, match="regular"):
+        Store.open(path, ALICE)
+
+
+def test_a_file_that_is_held_is_told_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records_module, "BUSY_WAIT_S", 0.02)
+    store, other = Store.open(path, ALICE), Store.open(path, ALICE)
+    store.flag(BOB)
+    with store.change(), pytest.raises(FileError, match="in use") as caught:
+        other.flag(UUID(int=3))
+    assert caught.value.hint
+    other.flag(UUID(int=3))
+    assert store.was_flagged(UUID(int=3))
 
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,8 +616,7 @@ def test_processes_at_once_lose_nothing(path: Path, saved: Identity) -> None:
     for child in children:
         with child:
             assert child.wait(60) == 0
-    expected = {UUID(int=first + number) for first in (0, 100, 200, 300) for number in range(40)}
-    assert set(store.state.flagged) == expected
+    assert all(store.was_flagged(UUID(int=first + number)) for first in (0, 100, 200, 300) for number in range(40))
 
 
 def test_a_killed_holder_leaves_no_lock(path: Path, saved: Identity) -> None:
@@ -546,4 +630,4 @@ def test_a_killed_holder_leaves_no_lock(path: Path, saved: Identity) -> None:
     began = time.monotonic()
     store.flag(UUID(int=2))
     assert time.monotonic() - began < 5
-    assert store.state.flagged == [UUID(int=2)]
+    assert (store.was_flagged(UUID(int=1)), store.was_flagged(UUID(int=2))) == (False, True)

@@ -58,6 +58,32 @@ def peek_private(path: Path, size: int) -> bytes | None:
         raise
 
 
+def create_private(path: Path) -> None:
+    """Make an empty file, mode 0600, if there is nothing of that name; raises FileError."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, OWNER_ONLY))
+        _sync_directory(path.parent)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise FileError(f"{path} cannot be made: {error.strerror}") from error
+
+
+def check_private(path: Path) -> bool:
+    """Look at a file by its name, and tell whether it is there.
+
+    Raises FileError if it is no regular one or cannot be looked at, ExposedFile if it is open to others.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise FileError(f"{path} cannot be opened: {error.strerror}") from error
+    _check(path, status)
+    return True
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes from changing a file; raises FileError if one holds it for more than 10 s.
@@ -139,15 +165,19 @@ def _read(path: Path, descriptor: int, size: int) -> bytes:
 
 
 def _checked(path: Path, descriptor: int) -> int:
-    status = os.fstat(descriptor)
-    is_regular = stat.S_ISREG(status.st_mode)
-    is_exposed = os.name == "posix" and status.st_mode & OTHERS
-    if is_regular and not is_exposed:
-        return descriptor
-    os.close(descriptor)
-    if not is_regular:
+    try:
+        _check(path, os.fstat(descriptor))
+    except FileError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
         raise FileError(f"{path} is not a regular file")
-    raise ExposedFile(f"{path} is open to other users of this computer", f"Run: chmod 600 {path}")
+    if os.name == "posix" and status.st_mode & OTHERS:
+        raise ExposedFile(f"{path} is open to other users of this computer", f"Run: chmod 600 {path}")
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -1,24 +1,20 @@
-"""What a client remembers: whose keys it trusts, what it has read, and what it has still to send.
+"""What a client remembers: whose keys it trusts, what was said and read, what is still to send, and with which keys.
 
-One file beside the identity's, encrypted under a key that follows from the identity. It is written whole at each
-change, before the change shows outside, by one process at a time.
+One file beside the identity's, encrypted under keys that follow from the identity. All that belongs together is changed
+in one transaction, and is on disk before the change shows outside: after a crash no key is used twice, and nothing that
+was acknowledged or promised is lost.
 """
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple, Self
+from typing import Annotated, Final, Generic, NamedTuple, Self, TypeVar
 from uuid import UUID
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
 
 from blindpost.client.errors import (
-    DamagedFile,
     KeyChanged,
     OutboxFull,
     StillTrusted,
@@ -26,19 +22,25 @@ from blindpost.client.errors import (
     UntrustedAnswer,
     WrongServer,
 )
-from blindpost.client.files import locked, peek_private, read_private, write_private
+from blindpost.client.history import History
 from blindpost.client.identity import Identity
+from blindpost.client.records import NONCE_BYTES, Place, Records, Row
+from blindpost.client.saved import Fixed, Prekeys, Sessions, parsed, written
 from blindpost.protocol.encoding import b64decode, b64encode
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.safety_number import safety_number
 from blindpost.services.models.common import Ciphertext
 
-MAGIC: Final = b"blindpost-store/1\n"
-FILE_MAX_BYTES: Final = 268_435_456
-SALT_BYTES: Final = 32
-KEY_BYTES: Final = 32
-NONCE_BYTES: Final = 12
+T = TypeVar("T", bound=BaseModel)
 
+CONTACT: Final = "contact"
+UNSENT: Final = "unsent"
+FLAGGED: Final = "flagged"
+SEEN: Final = "seen"
+"""Kinds of records."""
+
+SEEN_MAX: Final = 1_024
+"""Digests of decrypted ciphertexts kept for each person."""
 READ_MAX: Final = 512
 """Messages remembered per contact; what is older than all of them is told to the user as a possible repeat."""
 FLAGGED_MAX: Final = 1_024
@@ -58,15 +60,7 @@ def _key(value: object) -> object:
 Key = Annotated[PublicKey, BeforeValidator(_key), PlainSerializer(lambda key: b64encode(key.der))]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Fixed(_Record):
-    model_config = ConfigDict(frozen=True)
-
-
-class Contact(_Fixed):
+class Contact(Fixed):
     """One person, with the keys that are trusted for them: a picture of a moment, changed by the ContactBook only."""
 
     user_id: UUID
@@ -110,7 +104,7 @@ class Contact(_Fixed):
         return self.model_copy(update={"read": read, "forgotten_until": forgotten_until})
 
 
-class Unsent(_Fixed):
+class Unsent(Fixed):
     """A sealed message whose arrival is not certain. It is repeated as it is, never sealed again."""
 
     client_message_id: UUID
@@ -127,16 +121,16 @@ class Unsent(_Fixed):
         return self.sealed_for is None or recipient.ecdsa == self.sealed_for[0] or recipient.ecdh == self.sealed_for[1]
 
 
-class _State(_Record):
-    contacts: dict[UUID, Contact] = Field(default_factory=dict)
-    outbox: dict[UUID, Unsent] = Field(default_factory=dict)
-    flagged: list[UUID] = Field(default_factory=list)
-    """Ids of messages that could not be read and were shown as such."""
+@dataclass(slots=True)
+class _Picture:
+    """What is read as a whole, and kept: changed in `Store.change` only."""
 
-    def copied(self) -> Self:
+    contacts: dict[UUID, Contact] = field(default_factory=dict)
+    outbox: dict[UUID, Unsent] = field(default_factory=dict)
+
+    def copied(self) -> "_Picture":
         """Return a copy that changes to this one leave alone: what it holds cannot change itself."""
-        copies = {"contacts": dict(self.contacts), "outbox": dict(self.outbox), "flagged": list(self.flagged)}
-        return self.model_copy(update=copies)
+        return _Picture(dict(self.contacts), dict(self.outbox))
 
 
 class UserKeys(NamedTuple):
@@ -160,7 +154,7 @@ class ContactBook:
 
     def get(self, user_id: UUID) -> Contact | None:
         """Return what is remembered of a user at this moment."""
-        return self._store.state.contacts.get(user_id)
+        return self._store.picture.contacts.get(user_id)
 
     def named(self, username: str) -> Contact | None:
         """Return the contact of a name; names differ by more than case."""
@@ -169,7 +163,7 @@ class ContactBook:
 
     def all(self) -> tuple[Contact, ...]:
         """Return everybody remembered."""
-        return tuple(self._store.state.contacts.values())
+        return tuple(self._store.picture.contacts.values())
 
     def number(self, contact: Contact, key: PublicKey | None = None) -> str:
         """Return the safety number with a contact, for the trusted identity key or another one."""
@@ -193,11 +187,11 @@ class ContactBook:
         before: a router could otherwise bring a stolen one back. A change not yet confirmed is remembered too: neither
         a restart nor the old keys, served again, must make it look settled.
         """
-        with self._store.change() as state:
-            contact = self._learnt(state.contacts, keys)
-            contact = contact.model_copy(update={"kept": keep or (keys.user_id in state.contacts and contact.kept)})
-            _demand_room(state.contacts, contact)
-            state.contacts[keys.user_id] = contact
+        with self._store.change() as picture:
+            contact = self._learnt(picture.contacts, keys)
+            contact = contact.model_copy(update={"kept": keep or (keys.user_id in picture.contacts and contact.kept)})
+            _demand_room(picture.contacts, contact)
+            picture.contacts[keys.user_id] = contact
         if contact.offered is not None:
             raise self.changed(contact)
         return contact
@@ -216,11 +210,11 @@ class ContactBook:
 
     def confirm(self, user_id: UUID, number: str) -> bool:
         """Trust the keys offered if the number is theirs: keys that arrived after the user looked stay out."""
-        with self._store.change() as state:
-            contact = state.contacts.get(user_id)
+        with self._store.change() as picture:
+            contact = picture.contacts.get(user_id)
             if contact is None or contact.offered is None or self.number(contact, contact.offered[0]) != number:
                 return False
-            state.contacts[user_id] = contact.with_keys(*contact.offered).model_copy(update={"kept": True})
+            picture.contacts[user_id] = contact.with_keys(*contact.offered).model_copy(update={"kept": True})
         return True
 
     def verify(self, user_id: UUID, number: str) -> bool:
@@ -228,35 +222,37 @@ class ContactBook:
 
         Not while other keys are offered: another process may have been told of them since the user looked.
         """
-        with self._store.change() as state:
-            contact = state.contacts.get(user_id)
+        with self._store.change() as picture:
+            contact = picture.contacts.get(user_id)
             if contact is None or contact.offered is not None or self.number(contact) != number:
                 return False
-            state.contacts[user_id] = contact.model_copy(update={"verified": True, "kept": True})
+            picture.contacts[user_id] = contact.model_copy(update={"verified": True, "kept": True})
         return True
 
     def forget(self, user_id: UUID, *, sure: bool = False) -> None:
-        """Drop a person, their keys, and what was read of theirs; raises UnknownContact, or StillTrusted if not `sure`.
+        """Drop a person with keys, sessions and history; raises UnknownContact, or StillTrusted if not `sure`.
 
         The word is needed where keys were compared, and where a change of keys waits to be confirmed: to forget would
         be to confirm it without a look.
         """
-        with self._store.change() as state:
-            known = state.contacts.get(user_id)
+        with self._store.change() as picture:
+            known = picture.contacts.get(user_id)
             if known is None:
                 raise UnknownContact("nobody of that name or id is remembered", "There is nothing to forget.")
             if known.offered is not None and not sure:
                 raise StillTrusted(known.username, f"{known.username} has keys that you have not confirmed")
             if known.verified and not sure:
                 raise StillTrusted(known.username, f"you compared the safety number of {known.username}")
-            del state.contacts[user_id]
+            del picture.contacts[user_id]
+            self._store.drop_all_of(user_id)
 
     def forget_stranger(self, user_id: UUID) -> None:
         """Drop somebody whom the user never asked, accepted, wrote to, compared or confirmed."""
-        with self._store.change() as state:
-            known = state.contacts.get(user_id)
+        with self._store.change() as picture:
+            known = picture.contacts.get(user_id)
             if known is not None and not known.kept:
-                del state.contacts[user_id]
+                del picture.contacts[user_id]
+                self._store.drop_all_of(user_id)
 
 
 _SAME_NAME: Final = "Compare the safety number by another way; forget the one you know only if you are sure."
@@ -275,61 +271,52 @@ def _demand_room(contacts: dict[UUID, Contact], contact: Contact) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: Path
-    identity: Identity
+class _Reader(Generic[T]):
+    """Reads all records of a kind; of those that it read before, only what was sealed anew since is opened again."""
 
-    def version(self) -> bytes | None:
-        """Return what no two writes have in common, or None if there is no file."""
-        # Not the inode or the time: the one is used again, the other stands still for some milliseconds.
-        head = peek_private(self.path, len(MAGIC) + SALT_BYTES)
-        return None if head is None else head[len(MAGIC) :]
+    def __init__(self, records: Records, kind: str, model: type[T]) -> None:
+        self._records = records
+        self._kind = kind
+        self._model = model
+        self._known: dict[tuple[int, bytes], T] = {}
+        """By position and nonce: each sealing takes another one."""
 
-    def read(self) -> tuple[bytes, bytes]:
-        """Return the version and the content."""
-        data = read_private(self.path, FILE_MAX_BYTES)
-        body = data.removeprefix(MAGIC)
-        if len(body) == len(data) or len(body) < SALT_BYTES:
-            raise DamagedFile(f"{self.path} is not a store file")
-        key, nonce = self._key_and_nonce(body[:SALT_BYTES])
-        try:
-            return body[:SALT_BYTES], AESGCM(key).decrypt(nonce, body[SALT_BYTES:], MAGIC)
-        except InvalidTag:
-            raise DamagedFile(f"{self.path} is damaged, or belongs to another identity") from None
+    def read(self) -> Iterable[T]:
+        """Return all of them, oldest first; raises DamagedFile."""
+        rows = self._records.rows(self._kind)
+        self._known = {key: self._known.get(key) or self._opened(row) for row in rows for key in (_key_of(row),)}
+        return self._known.values()
 
-    def write(self, content: bytes) -> bytes:
-        """Replace the file; return the version."""
-        salt = os.urandom(SALT_BYTES)
-        key, nonce = self._key_and_nonce(salt)
-        write_private(self.path, MAGIC + salt + AESGCM(key).encrypt(nonce, content, MAGIC))
-        return salt
+    def _opened(self, row: Row) -> T:
+        return parsed(self._model, self._records.opened(self._kind, row))
 
-    def _key_and_nonce(self, salt: bytes) -> tuple[bytes, bytes]:
-        # A fresh salt for each write makes key and nonce new, so there is no bound on the number of writes.
-        derived = self.identity.derive_key("store", salt, KEY_BYTES + NONCE_BYTES)
-        return derived[:KEY_BYTES], derived[KEY_BYTES:]
+
+def _key_of(row: Row) -> tuple[int, bytes]:
+    return row.position, row.sealed[:NONCE_BYTES]
 
 
 class Store:
-    """A client's memory. Several processes may use one file at the same time.
+    """A client's memory, for one thread. Several processes may use one file at the same time.
 
     All reading is of what the file holds now, and all changes are made in `change`. What it returns is a picture of
     that moment, and cannot be changed: a change to it would be lost, or would undo another process's.
     """
 
     def __init__(self, identity: Identity, path: Path | None = None) -> None:
-        self._state = _State()
-        self._file = None if path is None else _File(path, identity)
-        self._version: bytes | None = None
-        """The write that the state is of; None if it is of none."""
-        self._content = b""
-        """Its digest."""
+        self._records = Records(path, identity)
+        self._contacts = _Reader(self._records, CONTACT, Contact)
+        self._outbox = _Reader(self._records, UNSENT, Unsent)
+        self._picture = _Picture()
+        self._version: tuple[int, int] | None = None
+        """Of the file, as the picture shows it; None if it must be read again."""
         self._is_changing = False
         self.contacts = ContactBook(self, identity)
+        self.sessions = Sessions(self._records)
+        self.prekeys = Prekeys(self._records)
+        self.history = History(self._records)
 
     def __repr__(self) -> str:
-        return f"<Store of {len(self._state.contacts)} contacts>"
+        return f"<Store of {len(self._picture.contacts)} contacts>"
 
     @classmethod
     def in_memory(cls, identity: Identity) -> Self:
@@ -338,62 +325,90 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, identity: Identity) -> Self:
-        """Open a store file, or begin one; raises DamagedFile, ExposedFile or FileError."""
+        """Open a store file, or begin one at the first change; raises DamagedFile, ExposedFile or FileError."""
         store = cls(identity, path)
         store._refresh()
         return store
 
+    def close(self) -> None:
+        """Close the file. It is closed with the process, or with the last use of this, in any case."""
+        self._records.close()
+
     @property
-    def state(self) -> _State:
-        """What is remembered now, for reading; raises FileError if another process left a file that is damaged."""
+    def picture(self) -> _Picture:
+        """The contacts and the outbox as they are now, for reading; raises FileError if they cannot be read."""
         if not self._is_changing:
             self._refresh()
-        return self._state
+        return self._picture
 
     @contextmanager
-    def change(self) -> Iterator[_State]:
+    def change(self) -> Iterator[_Picture]:
         """Change what is remembered: all of it is on disk at the end, or, after an exception, nothing.
 
         No other process changes the file meanwhile, so never await inside: it is a matter of milliseconds. A change
-        within a change is a part of it. Raises FileError.
+        within a change is a part of it; one that fails leaves nothing of itself. Raises FileError.
         """
-        if self._is_changing:
-            yield self._state
-            return
-        with nullcontext() if self._file is None else locked(self._file.path):
-            self._refresh()
-            before = self._state.copied()
-            self._is_changing = True
-            try:
-                yield self._state
-                self._write()
-            except BaseException:
-                # Memory must not know what the disk does not.
-                self._state = before
-                raise
-            finally:
-                self._is_changing = False
+        is_outer = not self._is_changing
+        try:
+            with self._records.change():
+                if is_outer:
+                    self._refresh()
+                before = self._picture.copied()
+                self._is_changing = True
+                try:
+                    yield self._picture
+                    if is_outer:
+                        self._write(before)
+                except BaseException:
+                    self._picture = before
+                    raise
+                finally:
+                    self._is_changing = not is_outer
+        except BaseException:
+            # Memory must not know what the disk does not, and it may be unknown whether the disk has it.
+            if is_outer:
+                self._version = None
+            raise
 
     def _refresh(self) -> None:
-        """Take in what another process wrote. A file that is gone leaves what is known: it is worth keeping."""
-        version = None if self._file is None else self._file.version()
-        if self._file is None or version is None or version == self._version:
+        """Take in what another process wrote."""
+        if self._records.version() == self._version:
             return
-        version, content = self._file.read()
-        try:
-            self._state = _State.model_validate_json(content)
-        except ValidationError as error:
-            raise DamagedFile(f"{self._file.path} was written by another version of this program") from error
-        self._version, self._content = version, sha256(content).digest()
+        with self._records.moment():
+            version = self._records.version()
+            contacts = {contact.user_id: contact for contact in self._contacts.read()}
+            outbox = {unsent.client_message_id: unsent for unsent in self._outbox.read()}
+        self._picture, self._version = _Picture(contacts, outbox), version
 
-    def _write(self) -> None:
-        if self._file is None:
-            return
-        content = self._state.model_dump_json().encode("utf-8")
-        digest = sha256(content).digest()
-        if digest != self._content or self._file.version() is None:
-            self._version = self._file.write(content)
-            self._content = digest
+    def _write(self, before: _Picture) -> None:
+        """Write the records that differ, and no others."""
+        self._write_all(CONTACT, before.contacts, self._picture.contacts)
+        self._write_all(UNSENT, before.outbox, self._picture.outbox)
+
+    def _write_all(self, kind: str, before: Mapping[UUID, BaseModel], after: Mapping[UUID, BaseModel]) -> None:
+        for key in before.keys() - after.keys():
+            self._records.remove(Place(kind, b"", key.bytes))
+        for key, value in after.items():
+            known = before.get(key)
+            # Most are the very same object, and only those that are not are looked into.
+            if value is not known and value != known:
+                self._records.put(Place(kind, b"", key.bytes), written(value))
+
+    def drop_all_of(self, contact_id: UUID) -> None:
+        """Drop what belongs to a person who is forgotten: sessions, digests of what was decrypted, and history."""
+        with self.change():
+            self.sessions.remove_all(contact_id)
+            self._records.remove_all(SEEN, contact_id.bytes)
+            self.history.clear(contact_id)
+
+    def seen(self, contact_id: UUID, digest: bytes) -> bool:
+        """Tell whether a ciphertext of this person was decrypted before, by its SHA-256."""
+        return self._records.has(Place(SEEN, contact_id.bytes, digest))
+
+    def mark_seen(self, contact_id: UUID, digest: bytes) -> None:
+        """Remember that a ciphertext was decrypted; the newest SEEN_MAX of each person are kept."""
+        with self.change():
+            self._records.mark(Place(SEEN, contact_id.bytes, digest), SEEN_MAX)
 
     def was_read(self, sender_id: UUID, client_message_id: UUID) -> bool:
         """Tell whether the user had this message before. The id is the sender's own, under their signature."""
@@ -402,35 +417,34 @@ class Store:
 
     def mark_read(self, sender_id: UUID, client_message_id: UUID, sent_at_ms: int) -> bool:
         """Remember a message, and forget the oldest beyond the bound; False if its sender is not remembered."""
-        with self.change() as state:
-            sender = state.contacts.get(sender_id)
+        with self.change() as picture:
+            sender = picture.contacts.get(sender_id)
             if sender is None:
                 return False
-            state.contacts[sender_id] = sender.having_read(client_message_id, sent_at_ms)
+            picture.contacts[sender_id] = sender.having_read(client_message_id, sent_at_ms)
         return True
 
     def was_flagged(self, message_id: UUID) -> bool:
         """Tell whether the user was shown this unreadable message before."""
-        return message_id in self.state.flagged
+        return self._records.has(Place(FLAGGED, b"", message_id.bytes))
 
     def flag(self, message_id: UUID) -> None:
-        """Remember that an unreadable message was shown."""
-        with self.change() as state:
-            if message_id not in state.flagged:
-                state.flagged[:] = [message_id, *state.flagged][:FLAGGED_MAX]
+        """Remember that an unreadable message was shown; the newest FLAGGED_MAX are kept."""
+        with self.change():
+            self._records.mark(Place(FLAGGED, b"", message_id.bytes), FLAGGED_MAX)
 
     def enqueue(self, unsent: Unsent) -> None:
         """Keep a message until its arrival is certain; raises OutboxFull. It is on disk when this returns."""
-        with self.change() as state:
-            if len(state.outbox) >= OUTBOX_MAX:
+        with self.change() as picture:
+            if len(picture.outbox) >= OUTBOX_MAX:
                 raise OutboxFull
-            state.outbox[unsent.client_message_id] = unsent
+            picture.outbox[unsent.client_message_id] = unsent
 
     def settle(self, client_message_id: UUID) -> None:
         """Take a message out of the outbox: it arrived, or was refused. Another process may have done so."""
-        with self.change() as state:
-            state.outbox.pop(client_message_id, None)
+        with self.change() as picture:
+            picture.outbox.pop(client_message_id, None)
 
     def unsent(self) -> tuple[Unsent, ...]:
         """Return what waits to be sent, oldest first."""
-        return tuple(self.state.outbox.values())
+        return tuple(self.picture.outbox.values())

@@ -1,0 +1,123 @@
+"""What end-to-end encryption keeps between two messages: sessions with people, and private prekeys."""
+
+from enum import StrEnum
+from typing import Final, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from blindpost.client.errors import DamagedFile
+from blindpost.client.records import Place, Records
+
+SESSION: Final = "session"
+PREKEY: Final = "prekey"
+"""Kinds of records."""
+SESSION_ID_BYTES: Final = 32
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Fixed(BaseModel):
+    """What is kept as a record. It cannot change: a change would not be on disk."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+
+def written(value: BaseModel) -> bytes:
+    """Return the content of a record."""
+    return value.model_dump_json().encode("utf-8")
+
+
+def parsed(model: type[M], content: bytes) -> M:
+    """Return what a record's content says; raises DamagedFile."""
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise DamagedFile("the store file was written by another version of this program") from error
+
+
+class SavedSession(Fixed):
+    """A session with one person, as its code wrote it: the store does not look into it."""
+
+    id: bytes = Field(min_length=SESSION_ID_BYTES, max_length=SESSION_ID_BYTES)
+    state: bytes = Field(repr=False)
+    used_at_ms: int
+
+
+class Sessions:
+    """The sessions with each person. Use it within `Store.change`, together with what the session was used for."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def all_of(self, contact_id: UUID) -> tuple[SavedSession, ...]:
+        """Return a person's sessions, the one used last first."""
+        found = [parsed(SavedSession, each.data) for each in self._records.of_owner(SESSION, contact_id.bytes)]
+        return tuple(sorted(found, key=lambda each: each.used_at_ms, reverse=True))
+
+    def put(self, contact_id: UUID, session: SavedSession) -> None:
+        """Keep a session in place of what was kept under its id; how many a person has is the caller's to bound."""
+        with self._records.change():
+            self._records.put(Place(SESSION, contact_id.bytes, session.id), written(session))
+
+    def remove(self, contact_id: UUID, session_id: bytes) -> None:
+        """Drop a session, if it is there."""
+        with self._records.change():
+            self._records.remove(Place(SESSION, contact_id.bytes, session_id))
+
+    def remove_all(self, contact_id: UUID) -> None:
+        """Drop all sessions with a person."""
+        with self._records.change():
+            self._records.remove_all(SESSION, contact_id.bytes)
+
+
+class PrekeySort(StrEnum):
+    """What a prekey is for."""
+
+    SIGNED = "signed"
+    ONE_TIME = "one_time"
+    KEM_LAST_RESORT = "kem_last_resort"
+    KEM_ONE_TIME = "kem_one_time"
+
+
+class Prekey(Fixed):
+    """The private half of a prekey."""
+
+    id: UUID
+    sort: PrekeySort
+    secret: bytes = Field(repr=False)
+    made_at_s: int
+    """Unix seconds, as the next."""
+    expires_s: int | None
+    published: bool
+    """Whether a server may have it: it is in the file before it is offered to one."""
+
+
+class Prekeys:
+    """The private prekeys of this identity."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def put(self, prekey: Prekey) -> None:
+        """Keep a prekey in place of what was kept under its id."""
+        with self._records.change():
+            self._records.put(_place(prekey.id), written(prekey))
+
+    def get(self, prekey_id: UUID) -> Prekey | None:
+        """Return the prekey of an id."""
+        content = self._records.get(_place(prekey_id))
+        return None if content is None else parsed(Prekey, content)
+
+    def remove(self, prekey_id: UUID) -> None:
+        """Drop a prekey, if it is there."""
+        with self._records.change():
+            self._records.remove(_place(prekey_id))
+
+    def all(self) -> tuple[Prekey, ...]:
+        """Return every prekey, oldest first."""
+        return tuple(parsed(Prekey, each.data) for each in self._records.of_owner(PREKEY, b""))
+
+
+def _place(prekey_id: UUID) -> Place:
+    return Place(PREKEY, b"", prekey_id.bytes)
