@@ -271,6 +271,22 @@ def test_a_change_of_which_a_part_failed_is_not_made_in_part(store: Store, path:
         assert [found for _, found in each.history.page(BOB, None, 9)] == [entry(BOB, 1)]
 
 
+def test_another_journal_mode_is_taken_back(store: Store, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write-ahead log, left by a tool that somebody used on the file, would keep what is removed."""
+    monkeypatch.setattr(records_module, "BUSY_WAIT_S", 0.02)
+    store.flag(BOB)
+    store.close()
+    with closing(sqlite3.connect(path)) as tool:
+        tool.execute("PRAGMA journal_mode = WAL")
+        tool.execute("SELECT * FROM meta").fetchall()
+        with pytest.raises(FileError, match="in use"):
+            Store.open(path, ALICE)
+    again = Store.open(path, ALICE)
+    assert again.was_flagged(BOB)
+    again.flag(CAROL)
+    assert {each.name for each in path.parent.iterdir()} == {path.name, f"{path.name}-journal"}
+
+
 def test_a_file_that_cannot_be_written_can_be_read(path: Path) -> None:
     """A disk that is read-only, say."""
     with closing(Store.open(path, ALICE)) as store:
@@ -366,3 +382,44 @@ def test_what_is_looked_for_is_found_without_reading_all(look: str, store: Store
     store._records._connection.set_progress_handler(lambda: steps.append(1), 100)
     LOOKS[look](store)
     assert len(steps) < 20, "hundreds of steps of SQLite's machine; all records would be tens of thousands"
+
+
+def test_a_message_has_one_place_in_the_history(store: Store) -> None:
+    """The first one stays; mine and theirs are apart, and so are those of two people."""
+    assert store.history.add(entry(BOB, 1, data=b"first"))
+    assert not store.history.add(entry(BOB, 1, data=b"second"))
+    assert store.history.add(entry(BOB, 1, is_mine=True))
+    assert store.history.add(entry(CAROL, 1))
+    assert [found.data for _, found in store.history.page(BOB, None, 9)] == [b"first", b"x"]
+
+
+def test_a_receipt_marks_mine_alone(store: Store) -> None:
+    """A router can give one of theirs the id of one of mine."""
+    store.history.add(entry(BOB, 1, is_mine=True))
+    store.history.add(entry(BOB, 1))
+    assert [each.is_mine for each in store.history.delivered([UUID(int=1_001), UUID(int=5)])] == [True]
+    assert store.history.delivered([UUID(int=1_001)]) == []
+    assert [found.status for _, found in store.history.page(BOB, None, 9)] == [
+        EntryStatus.DELIVERED,
+        EntryStatus.UNTAKEN,
+    ]
+
+
+def test_what_was_not_taken_is_not_read(store: Store) -> None:
+    """It came while the user looked at what was there before."""
+    for number in (1, 2):
+        store.history.add(entry(BOB, number))
+    store.history.update(BOB, False, UUID(int=1), status=EntryStatus.TAKEN)
+    assert not store.history.update(BOB, False, UUID(int=3), status=EntryStatus.TAKEN)
+    assert store.history.unread() == {BOB: 2}
+    store.history.mark_read(BOB)
+    assert (store.history.unread(), store.history.untaken()) == ({BOB: 1}, [entry(BOB, 2)])
+
+
+def test_a_position_is_not_used_again(store: Store) -> None:
+    """Who looks for what is new since a position would miss it."""
+    store.history.add(entry(BOB, 1))
+    [(first, _)] = store.history.page(BOB, None, 9)
+    store.history.clear(BOB)
+    store.history.add(entry(BOB, 2))
+    assert store.history.page(BOB, first + 1, 9) == []

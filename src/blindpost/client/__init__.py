@@ -25,6 +25,7 @@ from blindpost.client.errors import (
     WrongPassphrase,
     WrongServer,
 )
+from blindpost.client.history import Entry, EntryStatus, History
 from blindpost.client.identity import Identity, Role
 from blindpost.client.inbox import Received
 from blindpost.client.retry import Retry
@@ -43,11 +44,14 @@ __all__ = [
     "ContactsChanged",
     "DamagedFile",
     "Delivered",
+    "Entry",
+    "EntryStatus",
     "EnvelopeSealer",
     "Event",
     "ExposedFile",
     "FileError",
     "HeldTooMany",
+    "History",
     "HttpTransport",
     "Identity",
     "KeyChanged",

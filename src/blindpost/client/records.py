@@ -399,10 +399,10 @@ def _begin(connection: sqlite3.Connection, path: Path | None, identity: Identity
     """Set a connection up, begin the file if it is empty, and return its keys; raises DamagedFile or sqlite3.Error."""
     for pragma in _PRAGMAS:
         connection.execute(pragma)
-    if not _schema_of(connection):
-        _make(connection, identity)
     if connection.execute(_JOURNAL).fetchone()[0] not in {"truncate", "memory"}:
         raise FileError(f"{path} is in use by another kind of program", "End it, and try again.")
+    if not _schema_of(connection):
+        _make(connection, identity)
     if _schema_of(connection) != {*_SCHEMA, _SEQUENCE}:
         # Triggers and the like would run as a part of what this program does.
         raise DamagedFile(f"{path} is not a store file")
