@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -34,6 +35,7 @@ from blindpost.client import records as records_module
 from blindpost.client import store as store_module
 from blindpost.client.files import discard, locked, write_private
 from blindpost.client.history import Entry, EntryStatus
+from blindpost.client.records import Records
 from blindpost.client.store import FLAGGED_MAX, OUTBOX_MAX, READ_MAX, Unsent, UserKeys
 from blindpost.protocol.envelope import Kind
 from blindpost.protocol.keys import PublicKey
@@ -472,18 +474,37 @@ def test_a_change_that_fails_leaves_nothing(path: Path) -> None:
         assert each.history.page(BOB, None, 9) == []
 
 
+def test_an_interruption_just_after_the_commit_is_no_undoing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory then has what the disk has, whatever the program was told."""
+    store = Store.open(path, ALICE)
+    change = Records.change
+
+    @contextmanager
+    def interrupted(records: Records) -> Iterator[None]:
+        with change(records):
+            yield
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "change", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.enqueue(unsent(1))
+    assert store.unsent() == Store.open(path, ALICE).unsent() == (unsent(1),)
+
+
 def test_a_change_within_a_change_leaves_nothing_of_itself_if_it_fails(path: Path) -> None:
     """The outer one may go on, and is whole."""
     store = Store.open(path, ALICE)
-    with store.change():
+    with store.change() as picture:
         store.enqueue(unsent(1))
         with suppress(ZeroDivisionError), store.change():
             store.enqueue(unsent(2))
             store.history.add(entry(2))
             raise ZeroDivisionError
         store.history.add(entry(1))
+        picture.outbox[UUID(int=3)] = unsent(3)
     for each in (store, Store.open(path, ALICE)):
-        assert each.unsent() == (unsent(1),)
+        assert each.unsent() == (unsent(1), unsent(3))
         assert [found for _, found in each.history.page(BOB, None, 9)] == [entry(1)]
 
 

@@ -132,6 +132,10 @@ class _Picture:
         """Return a copy that changes to this one leave alone: what it holds cannot change itself."""
         return _Picture(dict(self.contacts), dict(self.outbox))
 
+    def restore(self, before: "_Picture") -> None:
+        """Make this one again what it was: whoever has it, as an outer change does, goes on with it."""
+        self.contacts, self.outbox = before.contacts, before.outbox
+
 
 class UserKeys(NamedTuple):
     """What the server gave for a user, checked: it fits together and is signed. Trust is another question."""
@@ -360,7 +364,7 @@ class Store:
                     if is_outer:
                         self._write(before)
                 except BaseException:
-                    self._picture = before
+                    self._picture.restore(before)
                     raise
                 finally:
                     self._is_changing = not is_outer
