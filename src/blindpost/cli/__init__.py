@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from blindpost import __version__
-from blindpost.cli import account, people
+from blindpost.cli import account, chat, people
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,12 @@ def program(first: str | None = None) -> typer.Typer:
         epilog="Begin with: blindpost demo",
     )
     app.callback()(_options)
-    mine: dict[str, Callable[..., None]] = {"register": people.register, "send": people.send, "receive": people.receive}
+    mine: dict[str, Callable[..., None]] = {
+        "register": people.register,
+        "chat": chat.chat,
+        "send": people.send,
+        "receive": people.receive,
+    }
     if first not in {*mine, "account", "contacts"}:
         from blindpost.cli import audit, bench, certificate, demo, doctor, keys, operator  # noqa: PLC0415 - see above
 

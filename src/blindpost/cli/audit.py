@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from blindpost.cli.common import err, errors_as_sentences, fail, out, printable, run, settings_from, stores_for
+from blindpost.cli.common import err, errors_as_sentences, fail, out, run, settings_from, stores_for
 from blindpost.cli.operator import DataDir
 from blindpost.core.audit import HEAD_FILE, SUBJECT, WORKER_DIRS, read_heads
 from blindpost.core.audit import verify as walk_over
@@ -19,6 +19,7 @@ from blindpost.core.pseudonyms import pseudonym, today
 from blindpost.core.repositories import audit as rows
 from blindpost.core.repositories import pseudonym_keys, users
 from blindpost.errors import ConfigurationError, StoresInUse
+from blindpost.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -158,15 +158,3 @@ def terminations_as_exits() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGINT, before[1])
-
-
-JOINERS: Final = "\u200c\u200d"
-"""They join letters of Persian and parts of emoji, and steer nothing."""
-
-
-def printable(text: str) -> str:
-    """Show somebody else's text without letting it drive the terminal, or turn the direction of what follows."""
-    return "".join(
-        each if each.isprintable() or each in "\n\t" or each in JOINERS else "\N{REPLACEMENT CHARACTER}"
-        for each in text
-    )

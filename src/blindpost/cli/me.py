@@ -114,15 +114,17 @@ def as_me(given: Path | None, work: Callable[[Client], Awaitable[None]]) -> None
         run_as(*load_me(given), work)
 
 
-def run_as(path: Path, identity: Identity, work: Callable[[Client], Awaitable[None]]) -> None:
-    """Run something with an identity that is open already."""
-    run(_with_client(path, identity, work))
+def run_as(
+    path: Path, identity: Identity, work: Callable[[Client], Awaitable[None]], store: Store | None = None
+) -> None:
+    """Run something with an identity that is open already, and its store if that is open, too."""
+    run(_with_client(identity, store or store_of(path, identity), work))
 
 
-async def _with_client(path: Path, identity: Identity, work: Callable[[Client], Awaitable[None]]) -> None:
+async def _with_client(identity: Identity, store: Store, work: Callable[[Client], Awaitable[None]]) -> None:
     if identity.origin is None:
         raise AssertionError("an identity without a server")
-    async with Client(identity.origin, identity, store_of(path, identity)) as client:
+    async with Client(identity.origin, identity, store) as client:
         try:
             await work(client)
         finally:

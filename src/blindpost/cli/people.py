@@ -12,7 +12,7 @@ from uuid import UUID
 import typer
 from rich.text import Text
 
-from blindpost.cli.common import command, err, errors_as_sentences, fail, hint_for, out, printable, run
+from blindpost.cli.common import command, err, errors_as_sentences, fail, hint_for, out, run
 from blindpost.cli.me import SUFFIX, IdentityFile, as_me, ask_passphrase, directory, store_of
 from blindpost.client import (
     Client,
@@ -31,6 +31,7 @@ from blindpost.client import (
     grouped,
 )
 from blindpost.client.files import discard
+from blindpost.printable import printable
 from blindpost.protocol.limits import POLL_MAX_S
 from blindpost.services.models.contacts import Contact, Direction
 

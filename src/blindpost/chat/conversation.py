@@ -1,0 +1,169 @@
+"""The right half of the screen: what was said, and what is being written."""
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Final
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.message import Message
+from textual.widget import Widget
+from textual.widgets import Static, TextArea
+
+from blindpost.chat import texts
+from blindpost.chat.lines import Line
+from blindpost.chat.model import excess
+from blindpost.protocol.envelope import DATA_MAX_BYTES
+
+NEAR_BYTES: Final = DATA_MAX_BYTES // 2
+"""From this length on the composer tells how much is left."""
+NEW_LINE: Final = frozenset({"ctrl+j", "shift+enter", "alt+enter"})
+"""Every terminal sends the first; the others are for those whose terminal can."""
+
+
+class Row(Vertical):
+    """One line, under what has to be said before it: the day, whose it is, what did not arrive."""
+
+    def __init__(self, line: Line, name: str, before: Line | None, *, is_first_new: bool = False) -> None:
+        super().__init__(classes="mine" if line.is_mine else "theirs")
+        self.line = line
+        self._them = name
+        self._before = before
+        self._is_first_new = is_first_new
+
+    def compose(self) -> ComposeResult:
+        yield from self._heads()
+        with Horizontal():
+            yield Static(texts.time_of(self.line), classes="when", markup=False)
+            yield Static(texts.body_of(self.line), classes="what", markup=False)
+            yield Static(texts.tick(self.line), classes="tick", markup=False)
+
+    def _heads(self) -> Iterator[Widget]:
+        before, day = self._before, texts.day_of(self.line)
+        is_new_day = before is None or texts.day_of(before) != day
+        if is_new_day:
+            yield Static(f"── {day} ──", classes="day", markup=False)
+        if self._is_first_new:
+            yield Static("── new ──", classes="new", markup=False)
+        if gap := texts.gap_of(self.line, self._them):
+            yield Static(gap, classes="gap", markup=False)
+        if is_new_day or before is None or before.is_mine != self.line.is_mine:
+            yield Static("you" if self.line.is_mine else texts.safe(self._them), classes="who", markup=False)
+
+    async def follow(self, before: Line) -> None:
+        """Come after another line than was known when this one was put up."""
+        self._before = before
+        await self.recompose()
+
+    def show(self, line: Line) -> None:
+        """Show what became of the line."""
+        self.line = line
+        self.query_one(".what", Static).update(texts.body_of(line))
+        self.query_one(".tick", Static).update(texts.tick(line))
+
+
+class Conversation(VerticalScroll, can_focus=False):
+    """The lines with one person. It stays at the newest unless the user scrolled away from it."""
+
+    class Reached(Message):
+        """The oldest line that is there came into sight."""
+
+    def __init__(self) -> None:
+        super().__init__(id="conversation")
+        self._rows: list[Row] = []
+        self._them = ""
+
+    async def fill(self, name: str, lines: list[Line], unread: int) -> None:
+        """Show these lines and no others."""
+        await self.remove_children()
+        self._them = name
+        first_new = len(lines) - unread if unread else -1
+        self._rows = self._made(lines, None, first_new)
+        await self.mount_all(self._rows)
+        self.anchor()
+
+    def _made(self, lines: list[Line], before: Line | None, first_new: int = -1) -> list[Row]:
+        pairs = zip(lines, [before, *lines], strict=False)
+        return [
+            Row(line, self._them, last, is_first_new=index == first_new) for index, (line, last) in enumerate(pairs)
+        ]
+
+    async def put(self, line: Line) -> None:
+        """Show a line that is new, or what became of one."""
+        for row in reversed(self._rows):
+            if row.line.id == line.id:
+                row.show(line)
+                return
+        [row] = self._made([line], self._rows[-1].line if self._rows else None)
+        self._rows.append(row)
+        await self.mount(row)
+
+    async def put_before(self, lines: list[Line]) -> None:
+        """Show earlier lines above, and keep in sight what was."""
+        oldest, height = self._rows[0], self.virtual_size.height
+        rows = self._made(lines, None)
+        self._rows = rows + self._rows
+        await self.mount_all(rows, before=oldest)
+        await oldest.follow(lines[-1])
+        self.call_after_refresh(self._keep_in_sight, height)
+
+    def _keep_in_sight(self, height: int) -> None:
+        self.scroll_to(y=self.scroll_y + self.virtual_size.height - height, animate=False, force=True)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        if new_value < 1 <= old_value:
+            self.post_message(self.Reached())
+
+
+class Composer(TextArea):
+    """Where a message is written: Enter sends it.
+
+    `submit` tells whether it took the text. It is asked while the key is handled, as the keys after it may wait
+    already: what they type belongs to the next message.
+    """
+
+    # Told here and done below: a binding that goes before typed letters would also overtake them.
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "send", "Send", key_display="Enter"),
+        Binding("ctrl+j", "new_line", "New line", key_display="^j"),
+    ]
+
+    def __init__(self, submit: Callable[[str], bool]) -> None:
+        super().__init__(id="composer", show_line_numbers=False, highlight_cursor_line=False)
+        self._submit = submit
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.key != "enter" and event.key not in NEW_LINE:
+            await super()._on_key(event)
+            return
+        event.stop()
+        event.prevent_default()
+        if event.key == "enter":
+            self.action_send()
+        else:
+            self.action_new_line()
+
+    def action_send(self) -> None:
+        """Have it sent."""
+        if self._submit(self.text):
+            self.clear()
+
+    def action_new_line(self) -> None:
+        """Go on in the next line."""
+        self.insert("\n")
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        # What is pasted may have been written by anybody; and only Enter sends.
+        event.stop()
+        event.prevent_default()
+        self.insert(texts.safe(event.text.replace("\r\n", "\n").replace("\r", "\n")))
+
+    def on_text_area_changed(self) -> None:
+        """Tell in time that a message gets too long."""
+        over = excess(self.text)
+        self.set_class(over > 0, "too-long")
+        self.border_subtitle = "" if over < -NEAR_BYTES else f"{-over:,} bytes left"
+        if over > 0:
+            self.border_subtitle = f"too long by {over:,} bytes: send it in parts"

@@ -1,0 +1,428 @@
+"""The messenger without its screens: the only part of the chat that speaks to the client."""
+
+import asyncio
+from collections import deque
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+from uuid import UUID, uuid4
+
+from blindpost.chat.lines import Line, Lines, Status
+from blindpost.client import (
+    Client,
+    ClientError,
+    ContactBook,
+    ContactsChanged,
+    Delivered,
+    Event,
+    FileError,
+    KeyChanged,
+    LoginRefused,
+    Received,
+    Refused,
+    SealedToOldKey,
+    Sent,
+    Unreachable,
+    UntrustedAnswer,
+    WrongServer,
+)
+from blindpost.client.retry import is_passing
+from blindpost.protocol.envelope import DATA_MAX_BYTES
+from blindpost.services.models.contacts import Contact, Direction, UserSummary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOOK_PAUSE_S: Final = 2.0
+KEYS_PAUSE_S: Final = 15.0
+"""Anybody can make contacts change, by asking to be one: our questions must not be used up by that."""
+AGAIN_S: Final = 15.0
+"""After how long what waits is tried again, if nothing tells earlier that it may go."""
+FAULT_PAUSE_S: Final = 5.0
+PAGE: Final = 50
+
+
+class Trust(StrEnum):
+    """What is known of somebody's keys."""
+
+    UNCOMPARED = "not compared"
+    COMPARED = "compared"
+    CHANGED = "keys changed"
+    INVALID = "keys not valid"
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing may be sent."""
+        return self in {Trust.CHANGED, Trust.INVALID}
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody in the list."""
+
+    id: UUID
+    name: str
+    trust: Trust
+    unread: int
+    last_at: datetime | None
+
+
+class Reach(StrEnum):
+    """Whether the router answers."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    AWAY = "reconnecting"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How it stands with the router, and why."""
+
+    reach: Reach
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleChanged:
+    """The list of people, requests, or what is known of somebody changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionChanged:
+    """The connection changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineChanged:
+    """A line is new, or is another than it was."""
+
+    line: Line
+
+
+Change = PeopleChanged | ConnectionChanged | LineChanged
+
+
+class Messenger:
+    """People, conversations and the connection. `told` hears of each change, and must be quick."""
+
+    def __init__(self, client: Client, book: ContactBook) -> None:
+        self._client = client
+        self._book = book
+        self._lines = Lines()
+        self._contacts: tuple[Contact, ...] | None = None
+        self._names: dict[UUID, str] = {}
+        """Of people who wrote and are in no list."""
+        self._invalid: dict[UUID, UntrustedAnswer] = {}
+        self._typed: deque[Line] = deque()
+        """What the client has not taken yet."""
+        self._sealed: dict[UUID, Line] = {}
+        """What waits in the client's outbox, by its ids there."""
+        self._may_send = asyncio.Event()
+        self._is_stale = asyncio.Event()
+        self._is_stale.set()
+        self._looked_s = float("-inf")
+        self.opened: UUID | None = None
+        """Whose conversation is on the screen."""
+        self.received: tuple[Contact, ...] = ()
+        """Requests that wait for the user."""
+        self.asked: tuple[Contact, ...] = ()
+        """Requests that wait for others."""
+        self.connection = Connection(Reach.CONNECTING)
+        self.told: Callable[[Change], object] = lambda _: None
+
+    # What is shown
+
+    @property
+    def me(self) -> str:
+        """The user's name."""
+        return self._client.identity.username
+
+    @property
+    def origin(self) -> str:
+        """The router's address."""
+        return self._client.identity.origin or ""
+
+    @property
+    def people(self) -> list[Person]:
+        """Everybody to talk to, whoever was heard of last first."""
+        unread = self._lines.unread()
+        people = [self._person(who, name, unread.get(who, 0)) for who, name in self._everybody().items()]
+        people.sort(key=lambda each: each.name.lower())
+        return sorted(people, key=lambda each: each.last_at or _NEVER, reverse=True)
+
+    def _everybody(self) -> dict[UUID, str]:
+        if self._contacts is None:
+            # As long as no router answered: those whom the user chose once.
+            known = {each.user_id: each.username for each in self._book.all() if each.kept}
+        else:
+            known = {each.user_id: each.username for each in self._contacts}
+        return self._names | known
+
+    def person(self, contact_id: UUID) -> Person | None:
+        """Return somebody as they are now."""
+        return next((each for each in self.people if each.id == contact_id), None)
+
+    def _person(self, who: UUID, name: str, unread: int) -> Person:
+        newest = self._lines.page(who, None, 1)
+        return Person(who, name, self._trust(who), unread, newest[0][1].sent_at if newest else None)
+
+    def _trust(self, who: UUID) -> Trust:
+        known = self._book.get(who)
+        if known is not None and known.offered is not None:
+            return Trust.CHANGED
+        if who in self._invalid:
+            return Trust.INVALID
+        return Trust.COMPARED if known is not None and known.verified else Trust.UNCOMPARED
+
+    def page(self, contact_id: UUID, before: int | None = None) -> list[tuple[int, Line]]:
+        """Return lines before a position (None: the newest), with their positions, oldest first."""
+        return self._lines.page(contact_id, before, PAGE)
+
+    def open(self, contact_id: UUID) -> None:
+        """Note whose conversation is on the screen: what it has is read."""
+        self.opened = contact_id
+        self._lines.mark_read(contact_id)
+        self.told(PeopleChanged())
+
+    def waiting(self) -> int:
+        """Return how many messages would be lost if the chat ended now."""
+        return len(self._typed)
+
+    # What the user does
+
+    def send(self, contact_id: UUID, text: str) -> None:
+        """Let a message go as soon as it can; raises KeyChanged, UntrustedAnswer, or ValueError if it is too long."""
+        if excess(text) > 0:
+            raise ValueError(f"the message is {excess(text):,} bytes too long: send it in parts")
+        self.demand_trust(contact_id)
+        line = Line(uuid4(), contact_id, is_mine=True, text=text, sent_at=datetime.now(UTC), status=Status.WAITING)
+        self._enter(line)
+        self._typed.append(line)
+        self._may_send.set()
+
+    def demand_trust(self, contact_id: UUID) -> None:
+        """Raise KeyChanged or UntrustedAnswer while somebody's keys may not be used."""
+        if (change := self.key_change(contact_id)) is not None:
+            raise change
+        if contact_id in self._invalid:
+            raise self._invalid[contact_id]
+
+    def key_change(self, contact_id: UUID) -> KeyChanged | None:
+        """Return what is to be confirmed of somebody's keys."""
+        known = self._book.get(contact_id)
+        return None if known is None or known.offered is None else self._book.changed(known)
+
+    async def search(self, prefix: str) -> list[UserSummary]:
+        """Return people by the beginning of their name."""
+        return [each for each in await self._client.search(prefix) if each.username != self.me]
+
+    async def ask(self, user_id: UUID) -> Contact:
+        """Ask somebody to be a contact."""
+        contact = await self._client.request_contact(user_id)
+        self._look_again()
+        return contact
+
+    async def accept(self, user_id: UUID) -> None:
+        """Accept a request."""
+        await self._client.accept(user_id)
+        self._look_again()
+
+    async def reject(self, user_id: UUID) -> None:
+        """Reject a request."""
+        await self._client.reject(user_id)
+        self._look_again()
+
+    async def number(self, contact_id: UUID) -> str:
+        """Return the safety number with a contact."""
+        return await self._client.safety_number(contact_id)
+
+    async def compared(self, contact_id: UUID, number: str) -> bool:
+        """Note that the user compared this number; False if it is another by now."""
+        is_noted = await self._client.mark_verified(contact_id, number)
+        self.told(PeopleChanged())
+        return is_noted
+
+    async def confirm(self, contact_id: UUID, number: str) -> None:
+        """Trust the changed keys of this number, which the user compared; raises KeyChanged if they are others now."""
+        await self._client.confirm_keys(contact_id, number)
+        self._may_send.set()
+        self.told(PeopleChanged())
+        # The keys are trusted already: that they are compared, too, can be said again later.
+        with suppress(ClientError):
+            await self.compared(contact_id, number)
+
+    # What happens
+
+    async def run(self) -> None:
+        """Receive, send and look for ever; raises what no waiting mends."""
+        self._client.on_reach(self._reached)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for work in (self._listen(), self._send_for_ever(), self._look_for_ever()):
+                    group.create_task(work)
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        finally:
+            self._client.on_reach(lambda _: None)
+
+    def _reached(self, is_reached: bool) -> None:  # noqa: FBT001 - as the client calls it
+        was = self.connection.reach
+        if is_reached and was is not Reach.CONNECTED:
+            self._connect(Connection(Reach.CONNECTED))
+            self._may_send.set()
+        elif not is_reached and was is not Reach.AWAY:
+            self._connect(Connection(Reach.AWAY))
+        if was is Reach.AWAY or not is_reached:
+            # Now to learn what was missed, or why nobody answers.
+            self._is_stale.set()
+
+    def _connect(self, connection: Connection) -> None:
+        if connection != self.connection:
+            self.connection = connection
+            self.told(ConnectionChanged())
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with aclosing(self._client.events()) as events:
+                    async for event in events:
+                        self._take(event)
+            except (LoginRefused, WrongServer, FileError):
+                raise
+            except ClientError as error:
+                self._connect(Connection(Reach.AWAY, str(error)))
+            await asyncio.sleep(FAULT_PAUSE_S)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Received():
+                self._names.setdefault(event.sender_id, event.username or f"unknown {str(event.sender_id)[:8]}")
+                self._enter(self._line_of(event))
+            case Delivered(ids):
+                for line in self._lines.delivered(ids):
+                    self.told(LineChanged(line))
+            case ContactsChanged():
+                self._look_again()
+
+    def _line_of(self, received: Received) -> Line:
+        text = received.text
+        if text is None:
+            text = "" if received.data is None else f"[{len(received.data):,} bytes]"
+        return Line(
+            id=received.id,
+            contact_id=received.sender_id,
+            is_mine=False,
+            text=text,
+            sent_at=received.sent_at or received.timestamp,
+            status=Status.READ if received.sender_id == self.opened else Status.TAKEN,
+            message_id=received.id,
+            problem=None if received.problem is None else str(received.problem),
+        )
+
+    def _enter(self, line: Line) -> None:
+        self._lines.add(line)
+        self.told(LineChanged(line))
+        self.told(PeopleChanged())
+
+    def _change(self, line: Line, status: Status, message_id: UUID | None = None, problem: str | None = None) -> None:
+        self.told(LineChanged(self._lines.update(line, status=status, message_id=message_id, problem=problem)))
+
+    # What is on its way out
+
+    async def _send_for_ever(self) -> None:
+        while True:
+            is_waiting = bool(self._typed or self._sealed or self._client.unsent())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_S if is_waiting else None):
+                    await self._may_send.wait()
+            self._may_send.clear()
+            # What cannot go now stays, in its order.
+            with suppress(Unreachable, Refused):
+                await self._flush()
+                while self._typed:
+                    await self._send(self._typed[0])
+
+    async def _flush(self) -> None:
+        if not self._client.unsent():
+            return
+        sent: list[Sent] = []
+        problem: ClientError | None = None
+        try:
+            sent = await self._client.flush()
+        except (KeyChanged, UntrustedAnswer, SealedToOldKey) as error:
+            problem = error
+        finally:
+            self._settle(sent, problem)
+
+    def _settle(self, sent: list[Sent], problem: ClientError | None) -> None:
+        """Tell what became of what left the outbox."""
+        ids = {each.client_message_id: each.id for each in sent}
+        for outbox_id in self._sealed.keys() - set(self._client.unsent()):
+            line = self._sealed.pop(outbox_id)
+            person = self.person(line.contact_id)
+            if isinstance(problem, SealedToOldKey) and person is not None and person.name in str(problem):
+                self._change(line, Status.FAILED, problem=str(problem))
+            else:
+                self._change(line, Status.SENT, ids.get(outbox_id))
+
+    async def _send(self, line: Line) -> None:
+        waiting = set(self._client.unsent())
+        try:
+            sent = await self._client.send(line.contact_id, line.text)
+        except ClientError as error:
+            if outbox_ids := set(self._client.unsent()) - waiting:
+                self._sealed[outbox_ids.pop()] = self._typed.popleft()
+                raise
+            if isinstance(error, Unreachable | Refused) and is_passing(error):
+                raise
+            self._typed.popleft()
+            self._change(line, Status.FAILED, problem=str(error))
+            self.told(PeopleChanged())
+        else:
+            self._typed.popleft()
+            self._change(line, Status.SENT, sent.id)
+
+    # Who there is
+
+    def _look_again(self) -> None:
+        self._is_stale.set()
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            await self._is_stale.wait()
+            self._is_stale.clear()
+            try:
+                await self._look()
+            except Unreachable as error:
+                if self.connection.reach is not Reach.CONNECTED:
+                    self._connect(Connection(Reach.AWAY, str(error)))
+            except ClientError:
+                # A look ahead only: whatever uses a key or a list asks for it again.
+                asyncio.get_running_loop().call_later(KEYS_PAUSE_S, self._is_stale.set)
+            await asyncio.sleep(LOOK_PAUSE_S)
+
+    async def _look(self) -> None:
+        self._contacts = tuple(await self._client.contacts())
+        self.received = tuple(await self._client.contact_requests(Direction.RECEIVED))
+        self.asked = tuple(await self._client.contact_requests(Direction.SENT))
+        self.told(PeopleChanged())
+        rest_s = self._looked_s + KEYS_PAUSE_S - monotonic()
+        if rest_s > 0:
+            asyncio.get_running_loop().call_later(rest_s, self._is_stale.set)
+            return
+        self._looked_s = monotonic()
+        problems = await self._client.distrusted()
+        self._invalid = {who: problem for who, problem in problems.items() if isinstance(problem, UntrustedAnswer)}
+        self.told(PeopleChanged())
+
+
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
+
+def excess(text: str) -> int:
+    """Return by how many bytes a text is too long for a message; below 0 if it is not."""
+    return len(text.encode("utf-8")) - DATA_MAX_BYTES

@@ -1,0 +1,92 @@
+"""Lines and people as text for the screen. Whatever others wrote becomes harmless here, and is never markup."""
+
+from datetime import datetime
+from typing import Final
+
+from textual.content import Content
+
+from blindpost.chat.lines import Line, Status
+from blindpost.chat.model import Connection, Person, Reach, Trust
+from blindpost.printable import printable
+
+TAB: Final = " " * 4
+TICKS: Final = {Status.WAITING: "…", Status.SENT: "✓", Status.DELIVERED: "✓✓", Status.FAILED: "✗"}
+UNREAD_MAX: Final = 99
+MARKS: Final = {
+    Trust.COMPARED: ("✓", "$text-success"),
+    Trust.UNCOMPARED: (" ", ""),
+    Trust.CHANGED: ("!", "bold $text-error"),
+    Trust.INVALID: ("!", "bold $text-error"),
+}
+
+
+def safe(text: str) -> str:
+    """Return what may be shown of a text that anybody may have written."""
+    return printable(text).replace("\t", TAB)
+
+
+def tick(line: Line) -> Content:
+    """Say how far a message of mine came."""
+    style = {Status.FAILED: "bold $text-error", Status.DELIVERED: "$text-success"}.get(line.status, "$text-muted")
+    return Content.styled(TICKS.get(line.status, ""), style)
+
+
+def time_of(line: Line) -> Content:
+    """Return the time of day."""
+    return Content.styled(f"{_local(line.sent_at):%H:%M}", "$text-muted")
+
+
+def day_of(line: Line) -> str:
+    """Return the day, in full."""
+    day = _local(line.sent_at)
+    return f"{day:%A}, {day.day} {day:%B %Y}"
+
+
+def _local(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone()
+    except (OverflowError, ValueError):
+        # The sender's clock may say any year from 1970 to 9999, and not each is one here.
+        return moment
+
+
+def body_of(line: Line) -> Content:
+    """Return what was written, and what is wrong with it."""
+    parts: list[Content | tuple[str, str]] = [Content(safe(line.text))] if line.text else []
+    if line.problem is not None:
+        parts += [*(["\n"] if parts else []), (f"! {safe(line.problem)}", "bold $text-error")]  # type: ignore[list-item]
+    return Content.assemble(*parts)
+
+
+def gap_of(line: Line, name: str) -> str:
+    """Say what did not arrive before a line."""
+    if line.missing == 1:
+        return f"1 message of {safe(name)} before this one has not arrived"
+    return f"{line.missing:,} messages of {safe(name)} before this one have not arrived" if line.missing else ""
+
+
+def entry_of(person: Person) -> Content:
+    """Return somebody as an entry of the list: the mark and the count first, so that no long name hides them."""
+    mark, style = MARKS[person.trust]
+    many = f"{UNREAD_MAX}+" if person.unread > UNREAD_MAX else str(person.unread or "")
+    name = (safe(person.name), "bold" if person.unread else "")
+    return Content.assemble((mark, style), (f"{many:>3} ", "bold $text-warning"), name)
+
+
+def about(person: Person) -> Content:
+    """Return the head of a conversation."""
+    said = {
+        Trust.COMPARED: ("✓ safety number compared", "$text-success"),
+        Trust.UNCOMPARED: ("safety number not compared", "$text-muted"),
+        Trust.CHANGED: ("! KEYS CHANGED", "bold $text-error"),
+        Trust.INVALID: ("! KEYS NOT VALID", "bold $text-error"),
+    }[person.trust]
+    return Content.assemble((safe(person.name), "bold"), "   ", said)
+
+
+def state_of(connection: Connection) -> Content:
+    """Return how it stands with the router."""
+    style = {Reach.CONNECTED: "$text-success", Reach.AWAY: "bold $text-warning"}.get(connection.reach, "$text-muted")
+    sign = "●" if connection.reach is Reach.CONNECTED else "○"
+    reason = f": {safe(connection.reason)}" if connection.reason else ""
+    return Content.styled(f"{sign} {connection.reach}{reason}", style)
