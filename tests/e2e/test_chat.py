@@ -16,7 +16,7 @@ import pytest
 from terminal import PASSPHRASE, Run, good, refused
 
 BLINDPOST = Path(sys.executable).with_name("blindpost")
-PATIENCE_S = 25
+PATIENCE_S = 60
 WIDTH, HEIGHT = 80, 24
 
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: there is no terminal")
@@ -38,7 +38,9 @@ class Terminal:
         # The shell stays, so that what the program leaves on its terminal can be looked at.
         line = " ".join(command) + '; echo "ended with $?"; exec sleep 600'
         size = ("-x", str(WIDTH), "-y", str(HEIGHT))
-        self._run("new-session", "-d", "-s", name, *size, "/bin/sh", "-c", line, env=os.environ | environment)
+        # With a size in the environment the program would not ask its terminal.
+        kept = {key: value for key, value in os.environ.items() if key not in {"COLUMNS", "LINES"}}
+        self._run("new-session", "-d", "-s", name, *size, "/bin/sh", "-c", line, env=kept | environment)
 
     def _run(self, *arguments: str, env: dict[str, str] | None = None) -> str:
         return subprocess.run((*self._tmux, *arguments), env=env, capture_output=True, text=True, check=True).stdout

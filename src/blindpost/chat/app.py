@@ -32,8 +32,8 @@ class Main(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+f", "find", "Find", priority=True),
         Binding("ctrl+t", "trust", "Safety", priority=True),
-        Binding("ctrl+n", "turn(1)", "Next", show=False, priority=True),
-        Binding("ctrl+p", "turn(-1)", "Prev", show=False, priority=True),
+        Binding("ctrl+n", "turn(1)", "Next", show=False),
+        Binding("ctrl+p", "turn(-1)", "Prev", show=False),
         Binding("f1", "help", "Help", priority=True),
         Binding("question_mark", "help", show=False),
         Binding("ctrl+q,ctrl+c", "app.quit", "Leave", key_display="^q", priority=True),
@@ -46,6 +46,9 @@ class Main(Screen[None]):
         self._messenger = messenger
         self._first: int | None = None
         """The position of the oldest line that is shown."""
+        self._drafts: dict[UUID, str] = {}
+        self._drawing = asyncio.Lock()
+        """Lines go into one conversation at a time: that which is open when their turn comes."""
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="top"):
@@ -57,7 +60,7 @@ class Main(Screen[None]):
                 yield Static(NOBODY, id="about", markup=False)
                 yield Static("", id="warning", markup=False)
                 yield Conversation()
-                yield Composer(self._send)
+                yield Composer(self._send, self.action_turn)
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
@@ -74,8 +77,10 @@ class Main(Screen[None]):
                 self._head()
             case ConnectionChanged():
                 self.query_one("#connection", Static).update(texts.state_of(self._messenger.connection))
-            case LineChanged(line) if line.contact_id == self._messenger.opened:
-                await self.query_one(Conversation).put(line)
+            case LineChanged(line):
+                async with self._drawing:
+                    if line.contact_id == self._messenger.opened:
+                        await self.query_one(Conversation).put(line)
 
     # The list
 
@@ -121,14 +126,24 @@ class Main(Screen[None]):
         person = self._messenger.person(contact_id)
         if person is None:
             return
-        page = self._messenger.page(contact_id)
-        self._first = page[0][0] if page else None
-        self._messenger.open(contact_id)
-        await self.query_one(Conversation).fill(person.name, [line for _, line in page], person.unread)
+        self._turn_to(contact_id)
+        async with self._drawing:
+            page = self._messenger.page(contact_id)
+            self._first = page[0][0] if page else None
+            await self.query_one(Conversation).fill(person.name, [line for _, line in page], person.unread)
         self._head()
         people = self.query_one("#people", OptionList)
         people.highlighted = people.get_option_index(f"{PERSON} {contact_id}")
         self.query_one(Composer).focus()
+
+    def _turn_to(self, contact_id: UUID) -> None:
+        """Change at once whom one writes to, and what is written: no key may come between."""
+        composer = self.query_one(Composer)
+        if self._messenger.opened is not None:
+            self._drafts[self._messenger.opened] = composer.text
+        composer.text = self._drafts.pop(contact_id, "")
+        composer.move_cursor(composer.document.end)
+        self._messenger.open(contact_id)
 
     def _person(self) -> Person | None:
         return None if self._messenger.opened is None else self._messenger.person(self._messenger.opened)
@@ -140,9 +155,7 @@ class Main(Screen[None]):
         self.query_one("#about", Static).update(texts.about(person))
         warning = self.query_one("#warning", Static)
         warning.display = person.trust.is_broken
-        warning.update(
-            f"The keys of {texts.safe(person.name)}: {person.trust}. Nothing is sent until that is settled: Ctrl+T."
-        )
+        warning.update(texts.warning_of(person))
         self.query_one(Composer).disabled = False
 
     @on(Conversation.Reached)
@@ -151,10 +164,11 @@ class Main(Screen[None]):
         opened = self._messenger.opened
         if opened is None or self._first is None:
             return
-        page = self._messenger.page(opened, self._first)
-        if page:
-            self._first = page[0][0]
-            await self.query_one(Conversation).put_before([line for _, line in page])
+        async with self._drawing:
+            page = self._messenger.page(opened, self._first) if opened == self._messenger.opened else []
+            if page:
+                self._first = page[0][0]
+                await self.query_one(Conversation).put_before([line for _, line in page])
 
     def action_page(self, step: int) -> None:
         """Scroll the conversation from wherever the cursor is."""

@@ -1,6 +1,6 @@
 """The right half of the screen: what was said, and what is being written."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import ClassVar, Final
 
 from textual import events
@@ -20,6 +20,8 @@ NEAR_BYTES: Final = DATA_MAX_BYTES // 2
 """From this length on the composer tells how much is left."""
 NEW_LINE: Final = frozenset({"ctrl+j", "shift+enter", "alt+enter"})
 """Every terminal sends the first; the others are for those whose terminal can."""
+TURNS: Final = {"ctrl+n": 1, "ctrl+p": -1}
+"""To the next or the previous conversation."""
 
 
 class Row(Vertical):
@@ -120,8 +122,8 @@ class Conversation(VerticalScroll, can_focus=False):
 class Composer(TextArea):
     """Where a message is written: Enter sends it.
 
-    `submit` tells whether it took the text. It is asked while the key is handled, as the keys after it may wait
-    already: what they type belongs to the next message.
+    `submit` tells whether it took the text; `turn` opens another conversation. Both are called while the key is
+    handled, as the keys after it may wait already: what they type belongs to the next message, or to somebody else.
     """
 
     # Told here and done below: a binding that goes before typed letters would also overtake them.
@@ -130,20 +132,23 @@ class Composer(TextArea):
         Binding("ctrl+j", "new_line", "New line", key_display="^j"),
     ]
 
-    def __init__(self, submit: Callable[[str], bool]) -> None:
+    def __init__(self, submit: Callable[[str], bool], turn: Callable[[int], Awaitable[None]]) -> None:
         super().__init__(id="composer", show_line_numbers=False, highlight_cursor_line=False)
         self._submit = submit
+        self._turn = turn
 
     async def _on_key(self, event: events.Key) -> None:
-        if event.key != "enter" and event.key not in NEW_LINE:
+        if event.key == "enter":
+            self.action_send()
+        elif event.key in NEW_LINE:
+            self.action_new_line()
+        elif event.key in TURNS:
+            await self._turn(TURNS[event.key])
+        else:
             await super()._on_key(event)
             return
         event.stop()
         event.prevent_default()
-        if event.key == "enter":
-            self.action_send()
-        else:
-            self.action_new_line()
 
     def action_send(self) -> None:
         """Have it sent."""

@@ -84,6 +84,14 @@ def about(person: Person) -> Content:
     return Content.assemble((safe(person.name), "bold"), "   ", said)
 
 
+def warning_of(person: Person) -> str:
+    """Say why nothing is sent to somebody, and what to do."""
+    name = safe(person.name)
+    if person.trust is Trust.INVALID:
+        return f"The server gives keys for {name} that are not valid. Nothing is sent to them. Ctrl+T says more."
+    return f"The keys of {name} changed. Nothing is sent until you have compared the new number: Ctrl+T."
+
+
 def state_of(connection: Connection) -> Content:
     """Return how it stands with the router."""
     style = {Reach.CONNECTED: "$text-success", Reach.AWAY: "bold $text-warning"}.get(connection.reach, "$text-muted")
