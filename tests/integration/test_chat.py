@@ -383,6 +383,10 @@ async def test_without_colour_there_is_none(router: Running, monkeypatch: pytest
                 strip = strip.apply_filter(each, screen.app.screen.background_colors[1])  # noqa: PLW2901
             styles = [segment.style for segment in strip if segment.style is not None]
             assert all(style.color is None or style.color.is_default for style in styles)
+        underlined = [
+            each.text for strip in strips for each in strip if each.style is not None and each.style.underline
+        ]
+        assert any(bob.name[:8] in text for text in underlined)
 
 
 async def test_the_chat_ends_with_what_no_waiting_mends(router: Running) -> None:
