@@ -10,7 +10,7 @@ can put the new state on disk before it shows any effect.
     sealed = header (133) || body;   header = nonce (12) || AES-256-GCM(ratchet key (97) || u32be(PN) || u32be(N))
 """
 
-import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -171,7 +171,7 @@ def encrypt(
         raise ValueError("this session cannot send")
     message_key, chain_key = _advance(chain.key)
     numbers = ratchet.previous.to_bytes(COUNTER_BYTES, "big") + chain.number.to_bytes(COUNTER_BYTES, "big")
-    nonce = nonce or os.urandom(NONCE_BYTES)
+    nonce = nonce or secrets.token_bytes(NONCE_BYTES)
     header = nonce + AESGCM(chain.header_key).encrypt(nonce, ratchet.public.der[len(SPKI_HEADER) :] + numbers, None)
     body = _body_cipher(message_key, header)
     sealed = header + body.cipher.encrypt(body.nonce, plaintext, associated + header)
