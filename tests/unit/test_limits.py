@@ -1,6 +1,17 @@
 """The figures of the contract, as spec/protocol.md and spec/http.md have them: a change of one is a change of both."""
 
-from blindpost.protocol import challenge, dpop, envelope, keys, limits, padding, safety_number
+from blindpost.protocol import (
+    challenge,
+    dpop,
+    envelope,
+    handshake,
+    keys,
+    limits,
+    padding,
+    ratchet,
+    safety_number,
+    session,
+)
 
 
 def test_the_sizes_and_times_are_those_of_the_specification() -> None:
@@ -18,6 +29,10 @@ def test_the_sizes_and_times_are_those_of_the_specification() -> None:
         "POLL_DEFAULT_S": 30,
         "SEARCH_MAX": 10,
         "USER_IDS_MAX": 100,
+        "PREKEY_BATCH_MAX": 25,
+        "PREKEYS_MAX": 100,
+        "PREKEYS_LOW": 20,
+        "PREKEY_LIFETIME_MAX_S": 90 * 24 * 3_600,
         "BODY_MAX_BYTES": 98_304,
     }
 
@@ -28,4 +43,8 @@ def test_the_figures_of_each_format_are_those_of_the_specification() -> None:
     assert (keys.POINT_BYTES, keys.DER_BYTES) == (97, 120)
     assert (padding.SMALLEST_BUCKET, len(padding.BUCKETS)) == (512, 8)
     assert (envelope.HEADER_BYTES, envelope.TAG_BYTES, envelope.OVERHEAD_BYTES) == (98, 16, 245)
+    assert (handshake.HEADER_BYTES, ratchet.HEADER_BYTES) == (1_713, 133)
+    assert (ratchet.SKIP_MAX, ratchet.SKIPPED_MAX, ratchet.SKIPPED_CHAINS_MAX) == (1_000, 2_000, 32)
+    assert (512 - session.OVERHEAD_BYTES, 2_048 - session.OVERHEAD_BYTES - handshake.HEADER_BYTES) == (336, 159)
+    assert session.DATA_MAX_BYTES == 63_647
     assert (safety_number.ITERATIONS, safety_number.HALF_BYTES) == (5_200, 30)
