@@ -261,6 +261,29 @@ def _floor(floor: Floor, rows: list[Row], ours: list[Row]) -> tuple[str, ...]:
     )
 
 
+SESSIONS: Final = {
+    "prekey": "make and sign a one-time P-384 prekey",
+    "kem_prekey": "make and sign a one-time ML-KEM-1024 prekey",
+    "initiate": "begin a session",
+    "respond": "take up a session",
+    "seal": "encrypt a message",
+    "open": "decrypt a message of the same turn",
+    "turn": "decrypt the first message of a turn",
+    "write": "write the state for the disk",
+}
+
+
+def _sessions(rows: list[Row]) -> Table:
+    return Table(
+        "Sessions: what they cost a client",
+        ("action", "CPU: microseconds", "bytes beyond the text, before padding"),
+        [
+            (SESSIONS[name], *middles(each, "cpu_us"), number(each[0]["bytes"]) if each[0]["bytes"] else NOT_KNOWN)
+            for (name,), each in grouped(rows, "name").items()
+        ],
+    )
+
+
 def ours(figures: Figures) -> Server | None:
     """Return what a run says of this router, as it is known of others; None if it did not measure that."""
     rows = figures["measured"].get("stream", [])
@@ -307,6 +330,7 @@ TABLES: Final[dict[str, Callable[[list[Row]], Table]]] = {
     "growth": _growth,
     "processes": _processes,
     "floors": _floors,
+    "sessions": _sessions,
 }
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from blindpost.bench import floors, growth, idle, login, pair, processes, queue, rate, stream
+from blindpost.bench import floors, growth, idle, login, pair, processes, queue, rate, sessions, stream
 from blindpost.bench.ground import Ground, Row
 from blindpost.bench.report import Figures
 
@@ -22,6 +22,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Ground], Awaitable[list[Row]]]]] = {
     "growth": growth.measure,
     "processes": processes.measure,
     "floors": floors.measure,
+    "sessions": sessions.measure,
 }
 
 

@@ -83,6 +83,8 @@ def bench(
 
     - floors: what Python, PostgreSQL and the signatures take by themselves
 
+    - sessions: what handshakes and ratchets cost a client
+
     Examples:
       blindpost bench --quick
 
