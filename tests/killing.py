@@ -22,7 +22,7 @@ from blindpost.client import Identity, Store
 from blindpost.client.history import Entry, EntryStatus
 from blindpost.client.saved import Prekey, PrekeySort, SavedSession
 from blindpost.client.store import Unsent
-from blindpost.protocol.envelope import Kind
+from blindpost.protocol.content import Kind
 
 FORBIDDEN: Final = 77
 TRACE_ME: Final = 0
@@ -110,7 +110,13 @@ def write(store: Store, number: int, size: int = 10) -> None:
 
 def prekey(number: int) -> Prekey:
     return Prekey(
-        id=UUID(int=number), sort=PrekeySort.ONE_TIME, secret=bytes(32), made_at_s=0, expires_s=None, published=False
+        id=UUID(int=number),
+        sort=PrekeySort.ONE_TIME,
+        secret=bytes(32),
+        made_at_s=0,
+        expires_s=None,
+        signer=b"key",
+        published=False,
     )
 
 

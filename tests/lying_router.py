@@ -48,6 +48,7 @@ class LyingRouter:
     sent: dict[tuple[UUID, str], dict[str, Any]] = field(default_factory=dict)
     tokens: dict[str, UUID] = field(default_factory=dict)
     challenges: set[str] = field(default_factory=set)
+    prekeys: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     news: dict[str, Any] = field(default_factory=lambda: {"contacts_changed": False, "delivered": []})
 
     def client(self, identity: Identity, store: Store | None = None) -> Client:
@@ -60,8 +61,13 @@ class LyingRouter:
         )
 
     async def account(self, username: str) -> tuple[Client, UUID]:
-        client = self.client(Identity.generate(username))
-        return client, await client.register()
+        """Return somebody registered, who has no session."""
+        identity = Identity.generate(username)
+        store = Store.in_memory(identity)
+        user_id = await self.client(identity, store).register()
+        self.tokens = {token: user for token, user in self.tokens.items() if user != user_id}
+        self.calls.clear()
+        return self.client(identity, store), user_id
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
@@ -136,11 +142,40 @@ class LyingRouter:
 
     def _ecdsa_update_key_put(self, request: httpx.Request, body: dict[str, Any]) -> Answer:
         self.users[self.me(request)].update({key: body[key] for key in ("ecdsa_public_key", "ecdh_signature")})
+        self.prekeys.pop(self.me(request), None)
         return {"status": "ok"}
 
     def _ecdh_update_key_put(self, request: httpx.Request, body: dict[str, Any]) -> Answer:
         self.users[self.me(request)].update(body)
         return {"status": "ok"}
+
+    def _keys_post(self, request: httpx.Request, body: dict[str, Any]) -> Answer:
+        self.prekeys[self.me(request)] = body
+        return self._keys_status(self.me(request))
+
+    def _keys_status(self, user_id: UUID) -> Answer:
+        kept = self.prekeys.get(user_id, {})
+        signed, kem = kept.get("signed_prekey") or {}, kept.get("last_resort_kem_prekey") or {}
+        return {
+            "signed_prekey_id": signed.get("id"),
+            "signed_prekey_expires": signed.get("expires"),
+            "last_resort_kem_prekey_id": kem.get("id"),
+            "last_resort_kem_prekey_expires": kem.get("expires"),
+            "one_time_prekeys": len(kept.get("one_time_prekeys", [])),
+            "one_time_kem_prekeys": len(kept.get("one_time_kem_prekeys", [])),
+        }
+
+    def _claim_post(self, _: httpx.Request, body: dict[str, Any]) -> Answer:
+        kept = self.prekeys.get(UUID(body["user_id"]))
+        if kept is None:
+            return problem(404, "no_prekeys")
+        once, kem = kept["one_time_prekeys"], kept["one_time_kem_prekeys"]
+        return {
+            "user_id": body["user_id"],
+            "signed_prekey": kept["signed_prekey"],
+            "one_time_prekey": once.pop(0) if once else None,
+            "kem_prekey": kem.pop(0) if kem else kept["last_resort_kem_prekey"],
+        }
 
     def _search_users_get(self, request: httpx.Request, _: dict[str, Any]) -> Answer:
         prefix = request.url.params["username"]
@@ -193,6 +228,8 @@ class LyingRouter:
         return {"status": "ok", "acknowledged": body["message_ids"]}
 
     def _status_get(self, request: httpx.Request, _: dict[str, Any]) -> Answer:
+        if request.url.path.startswith("/keys"):
+            return self._keys_status(self.me(request))
         return dict.fromkeys(request.url.params["ids"].split(","), "delivered")
 
 

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from blindpost.protocol import dpop, envelope, transcripts
 from blindpost.protocol.challenge import Challenge
+from blindpost.protocol.content import HEAD_BYTES, Content, Kind
 from blindpost.protocol.encoding import b64encode, b64url_encode
-from blindpost.protocol.envelope import Content, Kind, Parties
+from blindpost.protocol.envelope import Parties
 from blindpost.protocol.keys import SPKI_HEADER, PublicKey
 from blindpost.protocol.padding import bucket_for, pad
 from blindpost.protocol.safety_number import safety_number
@@ -283,7 +284,7 @@ def seal(
     signature = spell(sign(signer, envelope._signed(signed_for, one_time, encoded)))
     if plaintext is None:
         plaintext = bytes((len(signature),)) + signature + encoded
-    data_length = max(len(encoded) - envelope.CONTENT_HEAD_BYTES, 0)
+    data_length = max(len(encoded) - HEAD_BYTES, 0)
     room = bucket_for(envelope.OVERHEAD_BYTES + data_length) - envelope.HEADER_BYTES - envelope.TAG_BYTES
     padded = pad(plaintext, room) if mark else plaintext.ljust(room, b"\x00")
     header = version + one_time.der[len(SPKI_HEADER) :]

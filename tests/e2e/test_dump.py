@@ -60,6 +60,9 @@ EXPECTED: Final = (
     Expected("table sessions", ("session id", "user id"), "a session that ends must end on every node"),
     Expected("table contact_requests", ("user id",), "who may write to whom is decided here"),
     Expected("table retired_ecdh_keys", ("user id", "replaced: key digest"), "a key that was given up stays given up"),
+    Expected("table lasting_prekeys", ("user id",), "others begin sessions with them"),
+    Expected("table one_time_prekeys", ("user id",), "others begin one session with each"),
+    Expected("table prekey_claims", ("user id",), "how often somebody claimed another's keys today bounds it"),
     Expected("table messages", ("waiting: message id", "waiting: ciphertext"), "it waits for its recipient"),
     Expected("table messages", ("user id",), "it waits, from somebody and for somebody"),
     Expected(

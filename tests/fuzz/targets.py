@@ -42,6 +42,7 @@ from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.core.tokens import ALGORITHM, AUDIENCE, ISSUER, TYPE, Tokens
 from blindpost.errors import ConfigurationError, NotAuthenticated
 from blindpost.protocol import challenge, dpop, envelope, transcripts
+from blindpost.protocol.content import Content, Kind
 from blindpost.protocol.encoding import b64decode, b64encode, b64url_decode, b64url_encode
 from blindpost.protocol.kem import PUBLIC_BYTES as KEM_BYTES
 from blindpost.protocol.keys import ECDSA_SHA384, SPKI_HEADER, PublicKey
@@ -62,7 +63,7 @@ SESSION: Final = dpop.ProofKey(ec.derive_private_key(0xB12D, ec.SECP256R1()))
 NOW: Final = 1_800_000_000
 REQUEST: Final = dpop.SignedRequest("POST", "https://chat.example.org/messages/send", b'{"a":1}', "token")
 PARTIES: Final = envelope.Parties(UUID(int=1), KEY, UUID(int=2), PublicKey.of(FRIEND_ECDH.public_key()))
-HELLO: Final = envelope.Content(UUID(int=7), 1_700_000_000_000, envelope.Kind.TEXT, b"hello")
+HELLO: Final = Content(UUID(int=7), 1_700_000_000_000, Kind.TEXT, b"hello")
 DATA: Final = b"what was signed"
 NONCE: Final = b64url_encode(bytes(range(32)))
 BODIES: Final[dict[str, type[Incoming]]] = {
@@ -241,7 +242,7 @@ def content(data: bytes) -> None:
     one_time = PublicKey.of(ONE_TIME.public_key())
     signature = sign(transcripts.message(UUID(int=1), UUID(int=2), KEY, PARTIES.recipient_key, one_time, data))
     opened = _opened(_sealed(bytes((len(signature),)) + signature + data))
-    read = _or_refused(ValueError, lambda: envelope.Content.decode(data))
+    read = _or_refused(ValueError, lambda: Content.decode(data))
     assert opened == read
     assert read is None or read.encode() == data
 
@@ -263,7 +264,7 @@ def _sealed(data: bytes) -> bytes:
     return header + AESGCM(key).encrypt(nonce, pad(data, bucket_for(len(data) + 1 + around) - around), header)
 
 
-def _opened(data: bytes) -> envelope.Content | None:
+def _opened(data: bytes) -> Content | None:
     try:
         return envelope.open_envelope(data, PARTIES, FRIEND_ECDH)
     except ValueError as error:

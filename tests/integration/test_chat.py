@@ -22,7 +22,7 @@ from blindpost.chat.lines import Line, Status
 from blindpost.chat.model import Messenger, Reach, Trust
 from blindpost.client import Client, Identity, KeyChanged, Retry, Store, grouped
 from blindpost.core.embedded import StoreUrls
-from blindpost.protocol.envelope import DATA_MAX_BYTES
+from blindpost.protocol.session import DATA_MAX_BYTES
 from checks import PATIENCE_S, until
 from relays import Relay
 from support import running_in_thread, settings_for, unique_name

@@ -311,6 +311,8 @@ async def test_a_follower_and_a_second_process(router: LyingRouter, tmp_path: Pa
 
     follower, second = process(), process()
     stream = follower.messages()
+    # The first to use this store withdraws what the one in memory offered.
+    await follower._prekeys.keep()
     await alice.send("bob", "one")
     assert (await next_of(stream)).text == "one"
     number = await second.safety_number(alice_id)
@@ -340,6 +342,7 @@ async def test_a_key_confirmed_in_another_process_opens_what_was_held(router: Ly
     alice, _, bob, _ = await pair(router)
     follower, second = (router.client(bob.identity, Store.open(tmp_path / "store", bob.identity)) for _ in range(2))
     await follower._directory.contact(alice.identity.account)
+    await follower._prekeys.keep()
     await alice.rotate_ecdsa_key()
     await alice.send("bob", "after")
     stream = follower.messages()

@@ -37,7 +37,7 @@ from blindpost.client.files import discard, locked, write_private
 from blindpost.client.history import Entry, EntryStatus
 from blindpost.client.records import Records
 from blindpost.client.store import FLAGGED_MAX, OUTBOX_MAX, READ_MAX, Unsent, UserKeys
-from blindpost.protocol.envelope import Kind
+from blindpost.protocol.content import Kind
 from blindpost.protocol.keys import PublicKey
 
 BOB = UUID(int=2)

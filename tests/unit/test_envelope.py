@@ -10,13 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blindpost.protocol import transcripts
+from blindpost.protocol.content import HEAD_BYTES, SENT_AT_MAX_MS, Content, Kind
 from blindpost.protocol.envelope import (
-    CONTENT_HEAD_BYTES,
     DATA_MAX_BYTES,
     OVERHEAD_BYTES,
-    SENT_AT_MAX_MS,
-    Content,
-    Kind,
     Parties,
     _key_and_nonce,
     open_envelope,
@@ -208,7 +205,7 @@ def test_one_millisecond_later_is_no_date() -> None:
 
 def test_a_content_without_data_is_one() -> None:
     empty = replace(HELLO, data=b"")
-    assert len(empty.encode()) == CONTENT_HEAD_BYTES
+    assert len(empty.encode()) == HEAD_BYTES
     assert Content.decode(empty.encode()) == empty
     with pytest.raises(ValueError, match="too short"):
         Content.decode(empty.encode()[:-1])

@@ -17,7 +17,7 @@ from blindpost.client.history import Entry, EntryStatus
 from blindpost.client.records import SMALLEST_BYTES, Place, Records
 from blindpost.client.saved import Prekey, PrekeySort, SavedSession
 from blindpost.client.store import SEEN_MAX, Unsent, UserKeys
-from blindpost.protocol.envelope import Kind
+from blindpost.protocol.content import Kind
 from blindpost.protocol.keys import PublicKey
 
 ALICE = Identity.generate("alice")
@@ -71,7 +71,15 @@ def test_nothing_of_anybody_is_in_the_file(store: Store, path: Path) -> None:
         store.contacts.learn(UserKeys(BOB, "bobby_tables", *KEYS), keep=True)
         store.sessions.put(BOB, SavedSession(id=session_id, state=state, used_at_ms=1_234_567))
         store.prekeys.put(
-            Prekey(id=prekey_id, sort=PrekeySort.SIGNED, secret=secret, made_at_s=1, expires_s=None, published=True)
+            Prekey(
+                id=prekey_id,
+                sort=PrekeySort.SIGNED,
+                secret=secret,
+                made_at_s=1,
+                expires_s=None,
+                signer=b"key",
+                published=True,
+            )
         )
         store.mark_seen(BOB, digest)
         store.flag(message_id)
@@ -92,7 +100,9 @@ def test_what_was_removed_or_replaced_is_not_left_in_the_file(store: Store, path
     """Neither sealed: whoever learns the key later finds no old one. The journal is empty."""
     store.sessions.put(BOB, SavedSession(id=bytes(32), state=b"old", used_at_ms=1))
     store.prekeys.put(
-        Prekey(id=BOB, sort=PrekeySort.ONE_TIME, secret=b"s", made_at_s=1, expires_s=None, published=True)
+        Prekey(
+            id=BOB, sort=PrekeySort.ONE_TIME, secret=b"s", made_at_s=1, expires_s=None, signer=b"key", published=True
+        )
     )
     with meddling(path) as file:
         sealed = [each for (each,) in file.execute("SELECT sealed FROM records")]
@@ -104,7 +114,7 @@ def test_what_was_removed_or_replaced_is_not_left_in_the_file(store: Store, path
 
 
 def test_the_size_of_a_record_says_little(store: Store, path: Path) -> None:
-    for number, size in enumerate((0, 1, 100, 1_000)):
+    for number, size in enumerate((0, 1, 40, 1_000)):
         store.prekeys.put(
             Prekey(
                 id=UUID(int=number),
@@ -112,6 +122,7 @@ def test_the_size_of_a_record_says_little(store: Store, path: Path) -> None:
                 secret=bytes(size),
                 made_at_s=1,
                 expires_s=1,
+                signer=b"key",
                 published=True,
             )
         )
@@ -333,7 +344,9 @@ def test_digests_are_bounded_for_each_person(store: Store) -> None:
 def test_nothing_secret_is_shown() -> None:
     """A repr may be in a log."""
     session = SavedSession(id=bytes(32), state=b"secret", used_at_ms=1)
-    prekey = Prekey(id=BOB, sort=PrekeySort.SIGNED, secret=b"secret", made_at_s=1, expires_s=None, published=True)
+    prekey = Prekey(
+        id=BOB, sort=PrekeySort.SIGNED, secret=b"secret", made_at_s=1, expires_s=None, signer=b"key", published=True
+    )
     assert not [each for each in (session, prekey, entry(BOB, 1, data=b"secret")) if "secret" in repr(each)]
 
 

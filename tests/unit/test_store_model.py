@@ -15,7 +15,7 @@ from blindpost.client import Identity, Store
 from blindpost.client.history import Entry, EntryStatus
 from blindpost.client.saved import Prekey, PrekeySort, SavedSession
 from blindpost.client.store import Unsent, UserKeys
-from blindpost.protocol.envelope import Kind
+from blindpost.protocol.content import Kind
 from blindpost.protocol.keys import PublicKey
 
 ALICE: Final = Identity.generate("alice")
@@ -79,7 +79,13 @@ class StoreModel(RuleBasedStateMachine):
     def put_prekey(self, number: int, secret: bytes, expires: int | None, *, published: bool) -> None:
         sort = list(PrekeySort)[number - 1]
         prekey = Prekey(
-            id=UUID(int=number), sort=sort, secret=secret, made_at_s=number, expires_s=expires, published=published
+            id=UUID(int=number),
+            sort=sort,
+            secret=secret,
+            made_at_s=number,
+            expires_s=expires,
+            signer=b"key",
+            published=published,
         )
         self.store.prekeys.put(prekey)
         self.prekeys[prekey.id] = prekey

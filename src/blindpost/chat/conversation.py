@@ -14,7 +14,7 @@ from textual.widgets import Static, TextArea
 from blindpost.chat import texts
 from blindpost.chat.lines import Line
 from blindpost.chat.model import excess
-from blindpost.protocol.envelope import DATA_MAX_BYTES
+from blindpost.protocol.session import DATA_MAX_BYTES
 
 NEAR_BYTES: Final = DATA_MAX_BYTES // 2
 """From this length on the composer tells how much is left."""

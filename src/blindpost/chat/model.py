@@ -30,7 +30,7 @@ from blindpost.client import (
     WrongServer,
 )
 from blindpost.client.retry import is_passing
-from blindpost.protocol.envelope import DATA_MAX_BYTES
+from blindpost.protocol.session import DATA_MAX_BYTES
 from blindpost.services.models.contacts import Contact, Direction, UserSummary
 
 if TYPE_CHECKING:

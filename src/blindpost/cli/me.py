@@ -128,10 +128,10 @@ async def _with_client(identity: Identity, store: Store, work: Callable[[Client]
         try:
             await work(client)
         finally:
-            await _leave(client)
+            await leave(client)
 
 
-async def _leave(client: Client) -> None:
+async def leave(client: Client) -> None:
     """End the session: its key is gone with this program, so it would only stand open for hours.
 
     What was taken is acknowledged first, as a client does at its end: that needs the session.

@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from blindpost.cli.common import command, err, errors_as_sentences, fail, hint_for, out, run
-from blindpost.cli.me import SUFFIX, IdentityFile, as_me, ask_passphrase, directory, store_of
+from blindpost.cli.me import SUFFIX, IdentityFile, as_me, ask_passphrase, directory, leave, store_of
 from blindpost.client import (
     Client,
     ClientError,
@@ -115,6 +115,7 @@ def _new(name: str, path: Path) -> Identity:
 async def _register(server: str, me: Identity, path: Path) -> None:
     async with Client(server, me, store_of(path, me)) as client:
         await client.register()
+        await leave(client)
 
 
 contacts = typer.Typer(no_args_is_help=True, help="Find people, ask them, accept them, compare safety numbers.")

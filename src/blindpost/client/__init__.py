@@ -2,6 +2,7 @@
 
 from blindpost.client.client import Client, ContactsChanged, Delivered, Event, Sent
 from blindpost.client.errors import (
+    AlreadyOpened,
     CannotDecrypt,
     ClientError,
     DamagedFile,
@@ -11,6 +12,7 @@ from blindpost.client.errors import (
     KeyChanged,
     LoginRefused,
     MaybeRepeated,
+    NoPrekeys,
     NotRegistered,
     OutboxFull,
     Refused,
@@ -29,13 +31,14 @@ from blindpost.client.history import Entry, EntryStatus, History
 from blindpost.client.identity import Identity, Role
 from blindpost.client.inbox import Received
 from blindpost.client.retry import Retry
-from blindpost.client.sealer import EnvelopeSealer, Sealer
+from blindpost.client.sealer import EnvelopeSealer, Opened, Sealer, SessionSealer
 from blindpost.client.store import Contact, ContactBook, Store
 from blindpost.client.transport import HttpTransport, Transport
 from blindpost.client.vault import Scrypt
 from blindpost.protocol.safety_number import grouped
 
 __all__ = [
+    "AlreadyOpened",
     "CannotDecrypt",
     "Client",
     "ClientError",
@@ -57,7 +60,9 @@ __all__ = [
     "KeyChanged",
     "LoginRefused",
     "MaybeRepeated",
+    "NoPrekeys",
     "NotRegistered",
+    "Opened",
     "OutboxFull",
     "Received",
     "Refused",
@@ -68,6 +73,7 @@ __all__ = [
     "SealedToOldKey",
     "Sealer",
     "Sent",
+    "SessionSealer",
     "StillTrusted",
     "Store",
     "Transport",

@@ -29,13 +29,14 @@ from blindpost.client.errors import (
 from blindpost.client.identity import Identity, Role
 from blindpost.client.inbox import Inbox, Received
 from blindpost.client.line import Line, Outlet
+from blindpost.client.prekeys import Prekeys
 from blindpost.client.retry import TOO_MANY, Retry, is_passing
-from blindpost.client.sealer import EnvelopeSealer, Sealer
+from blindpost.client.sealer import Sealer, SessionSealer
 from blindpost.client.session import Session
 from blindpost.client.store import Contact, Store, Unsent
 from blindpost.client.transport import HttpTransport, Transport, parse
 from blindpost.protocol import transcripts
-from blindpost.protocol.envelope import Content, Kind
+from blindpost.protocol.content import Content, Kind
 from blindpost.services.models.auth import (
     DeleteAccount,
     EcdhUpdate,
@@ -101,7 +102,7 @@ class Client:
         store: its memory.
         transport: an httpx transport, in place of the network.
         allow_http: permit plain http to anywhere: the network then sees the session's token.
-        sealer: the end-to-end encryption, in place of envelopes.
+        sealer: the end-to-end encryption, in place of sessions.
         retry: how often and when calls are repeated.
         clock: Unix seconds.
     """
@@ -124,8 +125,9 @@ class Client:
         self._transport = transport
         self._store = store
         self._clock = clock
-        self._sealer = sealer or EnvelopeSealer(identity)
         self._session = Session(transport, identity, retry or Retry(), clock)
+        self._prekeys = Prekeys(self._session, identity, store, clock)
+        self._sealer = sealer or SessionSealer(self._session, identity, store, self._prekeys, clock)
         self._directory = Directory(self._session, store)
         self._outlet = Outlet(self._session)
         self._inbox = Inbox(self._session, store, self._directory, self._sealer, self._outlet.acknowledge)
@@ -181,6 +183,7 @@ class Client:
             body = await self._session.anonymous("POST", "/auth/register", json=request)
         except (Unreachable, Refused) as error:
             if isinstance(error, Refused) and error.status == CONFLICT and await self._is_mine():
+                await self._prekeys.keep_if_possible()
                 return identity.account
             if not is_bound and _is_unregistered(error):
                 identity.leave(self._transport.origin)
@@ -189,6 +192,7 @@ class Client:
         if answer.username != identity.username:
             raise UntrustedAnswer("the server registered another name than the one asked for")
         identity.belong_to(self._transport.origin, answer.id)
+        await self._prekeys.keep_if_possible()
         return answer.id
 
     async def _is_mine(self) -> bool:
@@ -236,6 +240,9 @@ class Client:
             new_key_signature=identity.sign_with_next(transcript),
         )
         await self._rotate(Role.ECDSA, "/auth/ecdsa-update-key", request.model_dump(mode="json"))
+        # The old key signed those at the router, which has dropped them.
+        self._prekeys.expire()
+        await self._prekeys.keep_if_possible()
 
     async def rotate_ecdh_key(self) -> None:
         """Replace the key that others seal messages to. Contacts accept it, as the identity key signs it."""
@@ -453,18 +460,21 @@ class Client:
     async def send(self, contact: UUID | str, message: str | bytes) -> Sent:
         """Encrypt and send a message.
 
-        Raises KeyChanged until changed keys are confirmed, ValueError if the message is too long, OutboxFull. After
-        Unreachable, or Refused with status 503, it waits in the outbox: call `flush`, not `send` again.
+        Raises KeyChanged until changed keys are confirmed, NoPrekeys if the contact left no keys to begin a session
+        with, ValueError if the message is too long, OutboxFull. After Unreachable, or Refused with status 503, it waits
+        in the outbox: call `flush`, not `send` again.
         """
         recipient = await self._directory.contact(await self._resolve(contact), keep=True)
         content = _content(message, int(self._clock() * 1000))
-        unsent = Unsent(
-            client_message_id=content.client_message_id,
-            recipient_id=recipient.user_id,
-            message=await self._sealer.seal(recipient, content),
-            sealed_for=(recipient.ecdsa, recipient.ecdh),
-        )
-        self._store.enqueue(unsent)
+        begun = await self._sealer.prepare(recipient)
+        with self._store.change():
+            unsent = Unsent(
+                client_message_id=content.client_message_id,
+                recipient_id=recipient.user_id,
+                message=self._sealer.seal(recipient, content, begun),
+                sealed_for=(recipient.ecdsa, recipient.ecdh),
+            )
+            self._store.enqueue(unsent)
         try:
             return await self._post(unsent)
         except KeyChanged:
@@ -545,7 +555,10 @@ class Client:
         async with Line(self._session, self._outlet, self._inbox, self.status) as line:
             while True:
                 started = time.monotonic()
+                await self._prekeys.keep_if_possible()
                 answer = await self._patiently(partial(line.news, timeout_s))
+                if answer.contacts_changed:
+                    self._prekeys.expire()
                 for news in _news(answer):
                     yield news
                 for message in answer.messages:
@@ -591,6 +604,9 @@ class Client:
     async def events_once(self, timeout_s: float = 0.0) -> list[Event]:
         """Return what `receive_once` does, and news of deliveries and contacts before it."""
         answer = await self._inbox.poll(timeout_s)
+        if answer.contacts_changed:
+            self._prekeys.expire()
+        await self._prekeys.keep_if_possible()
         opened: dict[UUID | None, Received] = {}
         for message in answer.messages:
             received = await self._inbox.open(message)

@@ -11,6 +11,8 @@ ClientError                       has a hint: what a person can do
 ├── ReplacedKey                   a message is signed with a key that its sender seems to have replaced
 ├── SealedToOldKey                a waiting message was sealed to a key that is trusted no longer
 ├── StillTrusted                  forgetting this person would drop what the user compared, or a warning
+├── NoPrekeys                     a contact has left no keys to begin a session with
+├── AlreadyOpened                 a message was opened before
 ├── CannotDecrypt                 a message was altered, or is not for these keys
 ├── HeldTooMany                   a message was given up, because too many of its sender wait
 ├── MaybeRepeated                 a message may be an old one delivered again
@@ -141,6 +143,22 @@ class CannotDecrypt(ClientError):
 
     def __init__(self) -> None:
         super().__init__("this message cannot be decrypted")
+
+
+class NoPrekeys(ClientError):
+    """The contact has left no keys to begin a session with, or they have expired."""
+
+    hint = "They have to come by once with this version of the program; then write again."
+
+    def __init__(self, username: str) -> None:
+        super().__init__(f"no session can be begun with {username} yet")
+
+
+class AlreadyOpened(ClientError):
+    """The same ciphertext was opened before: it is a repetition, and is shown to nobody."""
+
+    def __init__(self) -> None:
+        super().__init__("this message was opened before")
 
 
 class HeldTooMany(ClientError):

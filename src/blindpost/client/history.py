@@ -9,7 +9,7 @@ from pydantic import Field
 
 from blindpost.client.records import Place, Record, Records
 from blindpost.client.saved import Fixed, parsed, written
-from blindpost.protocol.envelope import Kind
+from blindpost.protocol.content import Kind
 
 ENTRY: Final = "entry"
 """The kind of records."""

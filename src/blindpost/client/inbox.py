@@ -8,6 +8,7 @@ from uuid import UUID
 
 from blindpost.client.directory import Directory
 from blindpost.client.errors import (
+    AlreadyOpened,
     CannotDecrypt,
     ClientError,
     HeldTooMany,
@@ -18,11 +19,11 @@ from blindpost.client.errors import (
     UnknownContact,
     UntrustedAnswer,
 )
-from blindpost.client.sealer import Sealer
+from blindpost.client.sealer import Opened, Sealer
 from blindpost.client.session import Session
 from blindpost.client.store import Contact, Store
 from blindpost.client.transport import TIMEOUT_S, parse
-from blindpost.protocol.envelope import Content, Kind
+from blindpost.protocol.content import Kind
 from blindpost.protocol.limits import PAGE_MAX, POLL_MAX_S
 from blindpost.services.models.messages import Message, PollAnswer
 
@@ -61,6 +62,8 @@ class Received:
     data: bytes | None = field(default=None, repr=False)
     kind: Kind | None = None
     problem: ClientError | None = None
+    missing: int = 0
+    """How many messages of this sender were found missing by it: sent before, and not come."""
 
     @property
     def text(self) -> str | None:
@@ -173,18 +176,23 @@ class Inbox:
         if message.id in self._held and self._is_unconfirmed(message.sender_id):
             return None
         try:
-            sender, content, doubt = await self._decrypt(message)
+            sender, opened, doubt = await self._decrypt(message)
+        except AlreadyOpened:
+            self._held.pop(message.id, None)
+            self._done[message.id] = None
+            return None
         except (CannotDecrypt, KeyChanged, UntrustedAnswer) as problem:
             return self._problem(message, problem)
+        content = opened.content
         self._held.pop(message.id, None)
-        if self._was_taken(sender.user_id, content.client_message_id):
+        if self._was_taken(sender.user_id, content.client_message_id) or content.kind is Kind.LOST:
             self._done[message.id] = None
             return None
         # As it is now: another process may have read more of this sender's messages meanwhile.
         sender = self._store.contacts.get(sender.user_id) or sender
         if doubt is None and content.sent_at_ms <= sender.forgotten_until:
             doubt = MaybeRepeated()
-        return _received(message, sender, content, doubt)
+        return _received(message, sender, opened, doubt)
 
     def _was_taken(self, sender_id: UUID, client_message_id: UUID) -> bool:
         is_taken = (sender_id, client_message_id) in self._taken
@@ -227,7 +235,7 @@ class Inbox:
                 self._done.pop(message_id, None)
         return len(done)
 
-    async def _decrypt(self, message: Message) -> tuple[Contact, Content, ClientError | None]:
+    async def _decrypt(self, message: Message) -> tuple[Contact, Opened, ClientError | None]:
         """Return sender, content, and what speaks against it; raises CannotDecrypt, KeyChanged, UntrustedAnswer."""
         known = self._store.contacts.get(message.sender_id)
         if known is None:
@@ -244,7 +252,7 @@ class Inbox:
         except CannotDecrypt:
             # The sender may have changed the keys a moment ago.
             current = await self._current(message.sender_id)
-            if current.ecdsa == sender.ecdsa:
+            if (current.ecdsa, current.ecdh) == (sender.ecdsa, sender.ecdh):
                 raise
         return current, await self._sealer.open(current, message.message), None
 
@@ -257,7 +265,7 @@ class Inbox:
             if error.status != NOT_FOUND:
                 raise
 
-    async def _opened_before(self, known: Contact, message: Message, change: KeyChanged) -> Content:
+    async def _opened_before(self, known: Contact, message: Message, change: KeyChanged) -> Opened:
         """Open a message under the key that was trusted before a change; raises the change if it is not under that."""
         try:
             return await self._sealer.open(known, message.message)
@@ -296,7 +304,8 @@ class Inbox:
         return len(sizes) < HELD_MAX and sum(sizes) + len(message.message) <= HELD_MAX_BYTES
 
 
-def _received(message: Message, sender: Contact, content: Content, problem: ClientError | None) -> Received:
+def _received(message: Message, sender: Contact, opened: Opened, problem: ClientError | None) -> Received:
+    content = opened.content
     return Received(
         id=message.id,
         sender_id=sender.user_id,
@@ -307,4 +316,5 @@ def _received(message: Message, sender: Contact, content: Content, problem: Clie
         data=content.data,
         kind=content.kind,
         problem=problem,
+        missing=opened.missing,
     )

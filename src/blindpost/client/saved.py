@@ -11,6 +11,7 @@ from blindpost.client.records import Place, Records
 
 SESSION: Final = "session"
 PREKEY: Final = "prekey"
+OPENED: Final = "opened"
 """Kinds of records."""
 SESSION_ID_BYTES: Final = 32
 
@@ -71,6 +72,43 @@ class Sessions:
             self._records.remove_all(SESSION, contact_id.bytes)
 
 
+class SavedMessage(Fixed):
+    """A message that was opened, and that the user has not taken: its key is gone, so it is nowhere else."""
+
+    client_message_id: UUID
+    content: bytes = Field(repr=False)
+    missing: int
+
+
+class OpenedMessages:
+    """What was opened and not taken. It is kept in the change that keeps the session's new state."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def find(self, contact_id: UUID, digest: bytes) -> SavedMessage | None:
+        """Return the message that a ciphertext of this person was, by its SHA-256."""
+        # With the person: nobody's ciphertext may pass for somebody else's by being delivered in their name.
+        found = self._records.of_second(OPENED, contact_id.bytes + digest)
+        return parsed(SavedMessage, found[0].data) if found else None
+
+    def put(self, contact_id: UUID, digest: bytes, message: SavedMessage) -> None:
+        """Keep a message until it is taken."""
+        with self._records.change():
+            place = Place(OPENED, contact_id.bytes, message.client_message_id.bytes)
+            self._records.put(place, written(message), second=contact_id.bytes + digest)
+
+    def remove(self, contact_id: UUID, client_message_id: UUID) -> None:
+        """Drop a message that was taken, if it is there."""
+        with self._records.change():
+            self._records.remove(Place(OPENED, contact_id.bytes, client_message_id.bytes))
+
+    def remove_all(self, contact_id: UUID) -> None:
+        """Drop all messages of a person."""
+        with self._records.change():
+            self._records.remove_all(OPENED, contact_id.bytes)
+
+
 class PrekeySort(StrEnum):
     """What a prekey is for."""
 
@@ -89,6 +127,8 @@ class Prekey(Fixed):
     made_at_s: int
     """Unix seconds, as the next."""
     expires_s: int | None
+    signer: bytes
+    """The identity key that signed it, as DER: who begins a session with it takes that for mine."""
     published: bool
     """Whether a server may have it: it is in the file before it is offered to one."""
 

@@ -1,22 +1,55 @@
-"""The seam for end-to-end encryption: a sealed message in, a readable one out."""
+"""End-to-end encryption to a contact and from one, each under the keys that the contact book trusts."""
 
-from typing import Protocol
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Final, NamedTuple, Protocol
 
-from blindpost.client.errors import CannotDecrypt
+from blindpost.client.errors import AlreadyOpened, CannotDecrypt, NoPrekeys, Refused, UntrustedAnswer, WrongKeys
 from blindpost.client.identity import Identity
-from blindpost.client.store import Contact
-from blindpost.protocol import envelope
-from blindpost.protocol.envelope import Content, Parties
+from blindpost.client.prekeys import Prekeys
+from blindpost.client.saved import SavedMessage, SavedSession
+from blindpost.client.session import Session as Calls
+from blindpost.client.store import Contact, Store
+from blindpost.client.transport import parse
+from blindpost.protocol import envelope, session, transcripts
+from blindpost.protocol.content import Content
+from blindpost.protocol.envelope import Parties
+from blindpost.protocol.handshake import Header, Offer, Offered, OfferedKem, Party
+from blindpost.protocol.kem import KemPublicKey
+from blindpost.protocol.keys import PublicKey
+from blindpost.protocol.session import Session
+from blindpost.services.models.prekeys import Bundle, ClaimRequest
+
+NO_PREKEYS: Final = "no_prekeys"
+SESSIONS_MAX: Final = 8
+"""With one person: both sides may begin at once, and lose what they had. The one used longest ago goes first."""
+CLOCK_SKEW: Final = timedelta(seconds=120)
+
+
+class Opened(NamedTuple):
+    """A message, and how many of its sender should have come before it and have not."""
+
+    content: Content
+    missing: int = 0
 
 
 class Sealer(Protocol):
-    """Encrypts to a contact and decrypts from one, each under the keys that the contact book trusts."""
+    """Encrypts to a contact and decrypts from one."""
 
-    async def seal(self, recipient: Contact, content: Content) -> bytes:
-        """Return the message for the router; raises ValueError if it does not fit."""
+    async def prepare(self, recipient: Contact) -> Session | None:
+        """Have what `seal` needs, from the router if need be."""
 
-    async def open(self, sender: Contact, sealed: bytes) -> Content:
-        """Return the content; raises CannotDecrypt for every failure."""
+    def seal(self, recipient: Contact, content: Content, begun: Session | None) -> bytes:
+        """Return the message for the router; raises ValueError if it does not fit.
+
+        Within the `Store.change` that puts it into the outbox: what it was sealed with must not be used again.
+        """
+
+    async def open(self, sender: Contact, sealed: bytes) -> Opened:
+        """Return the content; raises CannotDecrypt for every failure, AlreadyOpened for a repetition."""
 
 
 class EnvelopeSealer:
@@ -25,18 +58,180 @@ class EnvelopeSealer:
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
 
-    async def seal(self, recipient: Contact, content: Content) -> bytes:
+    async def prepare(self, recipient: Contact) -> None:
+        """Do nothing: an envelope needs no more than keys that are known."""
+
+    def seal(self, recipient: Contact, content: Content, begun: Session | None = None) -> bytes:  # noqa: ARG002
         # Once, before the first use: key and signature must be of one state.
         self._identity.reload()
         parties = Parties(self._identity.account, self._identity.ecdsa_key, recipient.user_id, recipient.ecdh)
         return envelope.seal(content, parties, self._identity.sign)
 
-    async def open(self, sender: Contact, sealed: bytes) -> Content:
+    async def open(self, sender: Contact, sealed: bytes) -> Opened:
         self._identity.reload()
         for pair in self._identity.reading_keys():
             parties = Parties(sender.user_id, sender.ecdsa, self._identity.account, pair.public)
-            try:
-                return envelope.open_envelope(sealed, parties, pair.private)
-            except ValueError:
-                continue
+            with suppress(ValueError):
+                return Opened(envelope.open_envelope(sealed, parties, pair.private))
         raise CannotDecrypt
+
+
+class SessionSealer:
+    """Sessions with ratchets (spec/protocol.md, section 9). Envelopes that wait from before are still opened.
+
+    A state is on disk before what it made shows: with the outbox, or with the content that it opened.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        identity: Identity,
+        store: Store,
+        prekeys: Prekeys,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._calls = calls
+        self._identity = identity
+        self._store = store
+        self._prekeys = prekeys
+        self._clock = clock
+        self._envelopes = EnvelopeSealer(identity)
+
+    async def prepare(self, recipient: Contact) -> Session | None:
+        """Begin a session if there is none that may be used; raises NoPrekeys, WrongKeys, or what a call raises."""
+        self._identity.reload()
+        if next(self._usable(recipient), None) is not None:
+            return None
+        offer = self._checked(recipient, await self._claim(recipient))
+        me = Party(self._identity.account, self._identity.ecdsa_key, self._identity.ecdh_key)
+        mine = self._identity.reading_keys()[0]
+        return session.initiate(me, mine.private, _party(recipient), offer)
+
+    def seal(self, recipient: Contact, content: Content, begun: Session | None) -> bytes:
+        with self._store.change():
+            saved = next(self._usable(recipient), None)
+            state = begun if saved is None else session.decode(saved.state)
+            if state is None:
+                raise UntrustedAnswer("the session ended while a message was written", "Send it again.")
+            state, message = state.seal(content)
+            self._put(recipient, state, used_at_ms=self._now_ms() if saved is None else saved.used_at_ms)
+        return message
+
+    async def open(self, sender: Contact, sealed: bytes) -> Opened:
+        digest = sha256(sealed).digest()
+        kept = self._store.opened.find(sender.user_id, digest)
+        if kept is not None:
+            return Opened(Content.decode(kept.content), kept.missing)
+        if self._store.seen(sender.user_id, digest):
+            raise AlreadyOpened
+        if sealed.startswith(envelope.VERSION):
+            return await self._envelopes.open(sender, sealed)
+        self._identity.reload()
+        with self._store.change():
+            received = self._open(sender, sealed)
+            self._put(sender, received.session, used_at_ms=self._now_ms())
+            self._store.mark_seen(sender.user_id, digest)
+            opened = Opened(received.content, received.missed)
+            content = opened.content
+            kept = SavedMessage(
+                client_message_id=content.client_message_id, content=content.encode(), missing=opened.missing
+            )
+            self._store.opened.put(sender.user_id, digest, kept)
+        return opened
+
+    def _open(self, sender: Contact, sealed: bytes) -> session.Received:
+        for saved in self._store.sessions.all_of(sender.user_id):
+            state = session.decode(saved.state)
+            if state.their_ecdsa == sender.ecdsa:
+                with suppress(ValueError):
+                    return state.open(sealed)
+        try:
+            header = session.opening_of(sealed)
+        except ValueError:
+            raise CannotDecrypt from None
+        if header is None:
+            raise CannotDecrypt
+        return self._take_up(sender, header, sealed)
+
+    def _take_up(self, sender: Contact, header: Header, sealed: bytes) -> session.Received:
+        """Begin the session that somebody offers. It may have been made with keys that were replaced since."""
+        private = self._prekeys.private_of(header)
+        if private is None:
+            raise CannotDecrypt
+        for theirs in (sender.ecdh, *sender.former):
+            them = Party(sender.user_id, sender.ecdsa, theirs)
+            for mine in self._identity.reading_keys():
+                me = Party(self._identity.account, self._prekeys.signer_of(header), mine.public)
+                with suppress(ValueError):
+                    received = session.respond(header, them, me, mine.private, private).open(sealed)
+                    self._prekeys.use_up(header)
+                    return received
+        raise CannotDecrypt
+
+    def _usable(self, recipient: Contact) -> Iterator[SavedSession]:
+        """Return the sessions under both identity keys as trusted now, the one a message opened in last first."""
+        for saved in self._store.sessions.all_of(recipient.user_id):
+            state = session.decode(saved.state)
+            if (state.my_ecdsa, state.their_ecdsa) == (self._identity.ecdsa_key, recipient.ecdsa):
+                yield saved
+
+    def _put(self, contact: Contact, state: Session, *, used_at_ms: int) -> None:
+        sessions = self._store.sessions
+        sessions.put(contact.user_id, SavedSession(id=state.id, state=session.encode(state), used_at_ms=used_at_ms))
+        for oldest in sessions.all_of(contact.user_id)[SESSIONS_MAX:]:
+            sessions.remove(contact.user_id, oldest.id)
+
+    async def _claim(self, recipient: Contact) -> Bundle:
+        request = ClaimRequest(user_id=recipient.user_id).model_dump(mode="json")
+        try:
+            return parse(Bundle, await self._calls.call("POST", "/keys/claim", json=request))
+        except Refused as error:
+            if error.code == NO_PREKEYS:
+                raise NoPrekeys(recipient.username) from None
+            raise
+
+    def _checked(self, owner: Contact, bundle: Bundle) -> Offer:
+        """Return what was claimed if its owner signed all of it, and it has not expired; raises WrongKeys."""
+        try:
+            return self._signed_offer(owner, bundle)
+        except ValueError:
+            raise WrongKeys(f"the server gave prekeys for {owner.username} that their owner did not sign") from None
+
+    def _signed_offer(self, owner: Contact, bundle: Bundle) -> Offer:
+        signed, one_time, kem = bundle.signed_prekey, bundle.one_time_prekey, bundle.kem_prekey
+        if bundle.user_id != owner.user_id:
+            raise ValueError("another user's")
+        key = PublicKey.from_pem(signed.public_key)
+        expires_s = self._lasting(signed.expires)
+        _demand(owner, signed.signature, transcripts.signed_prekey(owner.user_id, signed.id, expires_s, key))
+        kem_key = KemPublicKey.from_bytes(kem.public_key)
+        if kem.expires is None:
+            transcript = transcripts.one_time_kem_prekey(owner.user_id, kem.id, kem_key)
+        else:
+            kem_expires_s = self._lasting(kem.expires)
+            transcript = transcripts.last_resort_kem_prekey(owner.user_id, kem.id, kem_expires_s, kem_key)
+        _demand(owner, kem.signature, transcript)
+        if one_time is None:
+            return Offer(Offered(signed.id, key), None, OfferedKem(kem.id, kem_key))
+        once = PublicKey.from_pem(one_time.public_key)
+        _demand(owner, one_time.signature, transcripts.one_time_prekey(owner.user_id, one_time.id, once))
+        return Offer(Offered(signed.id, key), Offered(one_time.id, once), OfferedKem(kem.id, kem_key))
+
+    def _lasting(self, expires: datetime | None) -> int:
+        """Return an expiry in Unix seconds; raises ValueError if it has passed."""
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        if expires is None or expires.microsecond or expires < now - CLOCK_SKEW:
+            raise ValueError("expired")
+        return int(expires.timestamp())
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+
+def _party(contact: Contact) -> Party:
+    return Party(contact.user_id, contact.ecdsa, contact.ecdh)
+
+
+def _demand(owner: Contact, signature: bytes, transcript: bytes) -> None:
+    if not owner.ecdsa.verifies(signature, transcript):
+        raise ValueError("not signed by its owner")

@@ -25,7 +25,7 @@ from blindpost.client.errors import (
 from blindpost.client.history import History
 from blindpost.client.identity import Identity
 from blindpost.client.records import NONCE_BYTES, Place, Records, Row
-from blindpost.client.saved import Fixed, Prekeys, Sessions, parsed, written
+from blindpost.client.saved import Fixed, OpenedMessages, Prekeys, Sessions, parsed, written
 from blindpost.protocol.encoding import b64decode, b64encode
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.safety_number import safety_number
@@ -317,6 +317,7 @@ class Store:
         self.contacts = ContactBook(self, identity)
         self.sessions = Sessions(self._records)
         self.prekeys = Prekeys(self._records)
+        self.opened = OpenedMessages(self._records)
         self.history = History(self._records)
 
     def __repr__(self) -> str:
@@ -403,6 +404,7 @@ class Store:
         with self.change():
             self.sessions.remove_all(contact_id)
             self._records.remove_all(SEEN, contact_id.bytes)
+            self.opened.remove_all(contact_id)
             self.history.clear(contact_id)
 
     def seen(self, contact_id: UUID, digest: bytes) -> bool:
@@ -426,6 +428,7 @@ class Store:
             if sender is None:
                 return False
             picture.contacts[sender_id] = sender.having_read(client_message_id, sent_at_ms)
+            self.opened.remove(sender_id, client_message_id)
         return True
 
     def was_flagged(self, message_id: UUID) -> bool:

@@ -11,7 +11,6 @@ recipient and the one-time key, so a recipient cannot seal it again to somebody 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from blindpost.protocol import transcripts
+from blindpost.protocol.content import HEAD_BYTES, Content, Kind
 from blindpost.protocol.keys import POINT_BYTES, SPKI_HEADER, PublicKey
 from blindpost.protocol.limits import MESSAGE_MAX_BYTES, SIGNATURE_MAX_BYTES
 from blindpost.protocol.padding import BUCKETS, bucket_for, pad, unpad
@@ -31,20 +31,9 @@ HEADER_BYTES: Final = len(VERSION) + POINT_BYTES
 TAG_BYTES: Final = 16
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
-CONTENT_HEAD_BYTES: Final = 16 + 8 + 1
-OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES + 1 + 1 + SIGNATURE_MAX_BYTES + CONTENT_HEAD_BYTES
+OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES + 1 + 1 + SIGNATURE_MAX_BYTES + HEAD_BYTES
 """All that is not data: head, tag, the padding's mark, the longest signature with its length, the content's head."""
 DATA_MAX_BYTES: Final = MESSAGE_MAX_BYTES - OVERHEAD_BYTES
-SENT_AT_MAX_MS: Final = 253_402_300_799_999
-"""The last millisecond of the year 9999: no later time is a date everywhere."""
-
-
-class Kind(IntEnum):
-    """What the data of a message is."""
-
-    TEXT = 1
-    """UTF-8."""
-    BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,37 +46,6 @@ class Parties:
     recipient_id: UUID
     recipient_key: PublicKey
     """ECDH."""
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What only sender and recipient see."""
-
-    client_message_id: UUID
-    sent_at_ms: int
-    """Unix milliseconds by the sender's clock."""
-    kind: Kind
-    data: bytes
-
-    def encode(self) -> bytes:
-        """Return the content's bytes; raises ValueError for a time out of range, too much data or text not UTF-8."""
-        if not 0 <= self.sent_at_ms <= SENT_AT_MAX_MS:
-            raise ValueError("the time of sending is not a date")
-        if len(self.data) > DATA_MAX_BYTES:
-            raise ValueError(f"a message holds at most {DATA_MAX_BYTES:,} bytes")
-        if self.kind is Kind.TEXT:
-            self.data.decode("utf-8")
-        return self.client_message_id.bytes + self.sent_at_ms.to_bytes(8, "big") + bytes((self.kind,)) + self.data
-
-    @classmethod
-    def decode(cls, encoded: bytes) -> "Content":
-        """Read a content; raises ValueError unless it is exactly what `encode` would write."""
-        if len(encoded) < CONTENT_HEAD_BYTES:
-            raise ValueError("the content is too short")
-        client_message_id, sent_at_ms = UUID(bytes=encoded[:16]), int.from_bytes(encoded[16:24], "big")
-        content = cls(client_message_id, sent_at_ms, Kind(encoded[24]), encoded[CONTENT_HEAD_BYTES:])
-        content.encode()
-        return content
 
 
 def seal(
@@ -105,6 +63,7 @@ def seal(
         sign: the sender's identity key: ECDSA P-384 with SHA-384, DER, over the bytes given.
         ephemeral: the one-time key, for test vectors alone. A second use of one would reuse key and nonce.
     """
+    _demand_fit(content)
     encoded = content.encode()
     secret = ephemeral or ec.generate_private_key(ec.SECP384R1())
     one_time = PublicKey.of(secret.public_key())
@@ -139,7 +98,16 @@ def _open(envelope: bytes, parties: Parties, recipient: ec.EllipticCurvePrivateK
     signature, encoded = _split(plaintext)
     if not parties.sender_key.verifies(signature, _signed(parties, one_time, encoded)):
         raise ValueError("the signature is not the sender's")
-    return Content.decode(encoded)
+    content = Content.decode(encoded)
+    _demand_fit(content)
+    return content
+
+
+def _demand_fit(content: Content) -> None:
+    if len(content.data) > DATA_MAX_BYTES:
+        raise ValueError(f"a message holds at most {DATA_MAX_BYTES:,} bytes")
+    if content.kind is Kind.LOST:
+        raise ValueError("envelopes hold no notices")
 
 
 def _split(plaintext: bytes) -> tuple[bytes, bytes]:

@@ -77,6 +77,8 @@ class PrekeyService:
                 raise NotAuthenticated
             if locked[owner.id].ecdsa_public_key != owner.ecdsa_public_key:
                 raise Conflict("Your identity key was replaced at the same moment: sign your prekeys with the new one.")
+            if upload.replace:
+                await prekeys.withdraw_waiting(tx, owner.id)
             await _store(tx, owner.id, offer)
             return await _status(tx, owner.id)
 

@@ -93,6 +93,11 @@ async def add_one_time(tx: AsyncConnection, user_id: UUID, algorithm: Algorithm,
     return (await tx.execute(statement)).scalar_one() == len(named)
 
 
+async def withdraw_waiting(tx: AsyncConnection, user_id: UUID) -> None:
+    """Remove the one-time keys that nobody claimed. What was claimed stays known, so that it is not given once more."""
+    await tx.execute(delete(one_time).where(one_time.c.user_id == user_id, one_time.c.claimed_on.is_(None)))
+
+
 async def waiting_counts(tx: AsyncConnection, user_id: UUID) -> Counter[Algorithm]:
     """Count the one-time keys of each algorithm that nobody claimed."""
     statement = (

@@ -86,6 +86,8 @@ class OneTimeKemPrekey(Incoming):
 class PrekeysUpload(Incoming):
     """What to add. A signed prekey, and a KEM key of last resort, takes the place of the one before."""
 
+    replace: bool = False
+    """Whether one-time keys of before are withdrawn first: their owner has lost the private halves."""
     signed_prekey: SignedPrekey | None = None
     last_resort_kem_prekey: LastResortKemPrekey | None = None
     one_time_prekeys: Annotated[list[OneTimePrekey], Field(max_length=PREKEY_BATCH_MAX, default_factory=list)]
