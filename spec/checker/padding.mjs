@@ -1,0 +1,58 @@
+// Padding (section 5.2), and the content of messages (sections 5.1 and 9.4).
+
+import { base64, concat, hex, reading, readU64be, refuse, same, textOf, toUuid, u64be, u8, uuid } from './bytes.mjs';
+
+export const SIZES = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536];
+const LAST_MOMENT = 253402300799999n;
+const TEXT = 1;
+const BYTES = 2;
+export const NOTICE = 3;
+
+export const pad = (data, length) => {
+  if (data.length >= length) throw new RangeError('no room for the mark');
+  return concat(data, u8(0x80), new Uint8Array(length - data.length - 1));
+};
+
+export const unpad = (padded) => {
+  let mark = padded.length - 1;
+  while (mark >= 0 && padded[mark] === 0) mark -= 1;
+  if (mark < 0 || padded[mark] !== 0x80) refuse('invalid_padding', 'no mark');
+  return padded.slice(0, mark);
+};
+
+export const encodeContent = ({ id, sentAt, kind, data }) => concat(id, u64be(sentAt), u8(kind), data);
+
+/** The content, strictly; notices are in sessions only. */
+export const decodeContent = (bytes, { notices = false } = {}) => {
+  if (bytes.length < 25) refuse('invalid_content', 'too short');
+  const content = { id: bytes.slice(0, 16), sentAt: readU64be(bytes, 16), kind: bytes[24], data: bytes.slice(25) };
+  if (content.sentAt > LAST_MOMENT) refuse('invalid_content', 'after the year 9999');
+  if (content.kind === TEXT) {
+    reading('invalid_content', () => textOf(content.data));
+  } else if (content.kind === NOTICE && notices) {
+    const { length } = content.data;
+    if (length % 16 !== 0 || length > 64 * 16) refuse('invalid_content', 'not up to 64 ids');
+  } else if (content.kind !== BYTES) refuse('invalid_content', 'an unknown kind');
+  return content;
+};
+
+/** A content as vectors spell it. */
+export const contentOf = (vector) => ({
+  id: uuid(vector.client_message_id),
+  sentAt: vector.sent_at_ms,
+  kind: vector.kind,
+  data: base64(vector.data),
+});
+
+export const expectContent = (content, vector) => {
+  const expected = contentOf(vector);
+  if (!same(encodeContent(content), encodeContent(expected))) throw new Error(`another content: ${toUuid(content.id)}`);
+};
+
+export const checkPadding = (vector) => {
+  const padded = hex(vector.padded);
+  const data = unpad(padded);
+  if (vector.result !== 'ok') return;
+  if (!same(data, hex(vector.data))) throw new Error('other data');
+  if (!same(pad(data, padded.length), padded)) throw new Error('padded otherwise');
+};
