@@ -7,8 +7,10 @@ import { checkEnvelope } from './envelopes.mjs';
 import { isObject, parse } from './json.mjs';
 import { readPem, verify } from './keys.mjs';
 import { checkChallenge, checkProof } from './login.mjs';
-import { checkPadding } from './padding.mjs';
+import { checkContent, checkPadding } from './padding.mjs';
+import { checkRatchet } from './ratchet.mjs';
 import { checkSafetyNumber } from './safety_numbers.mjs';
+import { checkHandshake, checkSession } from './sessions.mjs';
 import { checkTranscript } from './transcripts.mjs';
 
 const checkKey = (vector) => {
@@ -21,11 +23,15 @@ const checkSignature = (vector) => verify(readPem(vector.key), base64(vector.sig
 // What each file's vectors are checked with. A file that is not here fails: nothing passes unread.
 const CHECKS = {
   challenges: checkChallenge,
+  contents: checkContent,
   envelopes: checkEnvelope,
+  handshakes: checkHandshake,
   keys: checkKey,
   padding: checkPadding,
   proofs: checkProof,
+  ratchets: checkRatchet,
   safety_numbers: checkSafetyNumber,
+  sessions: checkSession,
   signatures: checkSignature,
   transcripts: checkTranscript,
 };

@@ -1,13 +1,12 @@
 // Prekeys and the handshake (sections 9.1 and 9.2).
 
 import { ml_kem1024 } from '@noble/post-quantum/ml-kem.js';
-import { concat, EMPTY, refuse, same, u64be } from './bytes.mjs';
-import { agree, derive, hash, keyOfPoint, transcript, verify } from './keys.mjs';
+import { concat, EMPTY, refuse, same } from './bytes.mjs';
+import { agree, derive, hash, keyOfPoint, transcript } from './keys.mjs';
 
 export const HEADER = 1713;
 const KEM = 1568;
 const MODULUS = 3329;
-const LONGEST = 90 * 24 * 3600;
 const ZERO = new Uint8Array(16);
 
 /** FIPS 203, section 7.2: the length, and each 12 bits of the first 1,536 bytes below the modulus. */
@@ -21,18 +20,6 @@ export const checkKemKey = (key) => {
   return key;
 };
 
-/** The fields of a prekey that its owner signs; `expires` is there for those that last. */
-export const prekeyTranscript = (label, owner, { id, expires, key }) =>
-  transcript(label, owner, id, ...(expires === undefined ? [] : [u64be(expires)]), key);
-
-export const checkPrekey = async (label, owner, ownerKey, prekey, now) => {
-  if (same(prekey.id, ZERO)) refuse('invalid_key', 'an id of zeros');
-  await verify(ownerKey, prekey.signature, prekeyTranscript(label, owner, prekey));
-  if (prekey.expires === undefined || now === undefined) return;
-  if (prekey.expires <= now) refuse('expired', 'it has expired');
-  if (prekey.expires > now + LONGEST) refuse('expired', 'over 90 days ahead');
-};
-
 export const encodeHeader = ({ point, signed, oneTime, kem, ciphertext }) =>
   concat(point, signed, oneTime ?? ZERO, kem, ciphertext);
 
@@ -40,7 +27,7 @@ export const decodeHeader = (bytes) => {
   if (bytes.length !== HEADER) refuse('invalid_header', 'of another length');
   const oneTime = bytes.slice(113, 129);
   return {
-    key: keyOfPoint(bytes.slice(0, 97)),
+    key: keyOfPoint(bytes.slice(0, 97), 'invalid_header'),
     signed: bytes.slice(97, 113),
     oneTime: same(oneTime, ZERO) ? undefined : oneTime,
     kem: bytes.slice(129, 145),
@@ -90,12 +77,6 @@ export const beginAsB = async ({ a, b, header, bundle, scalars, seed }) => {
     ml_kem1024.decapsulate(ciphertext, secretKey),
   ];
   return deriveSession({ a, b, header, signed, oneTime, kem, secrets });
-};
-
-/** Encapsulation with the randomness `m` of FIPS 203, which vectors tell. */
-export const encapsulate = (key, m) => {
-  const { cipherText, sharedSecret } = ml_kem1024.encapsulate(checkKemKey(key), m);
-  return { ciphertext: cipherText, secret: sharedSecret };
 };
 
 export const kemKeyOf = (seed) => ml_kem1024.keygen(seed).publicKey;

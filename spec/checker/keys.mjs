@@ -29,9 +29,9 @@ export const onCurve = (curve, xBytes, yBytes) => {
 };
 
 /** The DER of a point of 97 bytes, which is uncompressed and on the curve. */
-export const keyOfPoint = (point) => {
-  if (point.length !== 97 || point[0] !== 4) refuse('invalid_key', 'not an uncompressed point of P-384');
-  if (!onCurve('P-384', point.slice(1, 49), point.slice(49))) refuse('invalid_key', 'not on the curve');
+export const keyOfPoint = (point, code = 'invalid_key') => {
+  if (point.length !== 97 || point[0] !== 4) refuse(code, 'not an uncompressed point of P-384');
+  if (!onCurve('P-384', point.slice(1, 49), point.slice(49))) refuse(code, 'not on the curve');
   return concat(HEADER, point);
 };
 

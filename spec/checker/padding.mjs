@@ -49,6 +49,14 @@ export const expectContent = (content, vector) => {
   if (!same(encodeContent(content), encodeContent(expected))) throw new Error(`another content: ${toUuid(content.id)}`);
 };
 
+export const checkContent = (vector) => {
+  const encoded = base64(vector.encoded);
+  const content = decodeContent(encoded, { notices: true });
+  if (vector.result !== 'ok') return;
+  expectContent(content, vector);
+  if (!same(encodeContent(content), encoded)) throw new Error('encoded otherwise');
+};
+
 export const checkPadding = (vector) => {
   const padded = hex(vector.padded);
   const data = unpad(padded);

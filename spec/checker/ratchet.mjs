@@ -1,7 +1,7 @@
 // The double ratchet with header encryption (section 9.3). A state is never changed: each step gives a new one.
 
-import { concat, readU32be, refuse, Refusal, same, u32be, u8 } from './bytes.mjs';
-import { agree, decrypt, derive, encrypt, hmac, keyOfPoint, pointOf, publicOf, transcript } from './keys.mjs';
+import { base64, concat, EMPTY, hex, readU32be, refuse, Refusal, same, u32be, u8 } from './bytes.mjs';
+import { agree, decrypt, derive, encrypt, hmac, keyOfPoint, pointOf, publicOf, readPem, transcript } from './keys.mjs';
 
 export const HEAD = 133;
 const MOST_IN_A_STEP = 1000;
@@ -36,7 +36,7 @@ export const seal = async (state, { nonce, associated, prefix, plaintext }) => {
   if (!state.CKs) throw new Error('nothing may be sent yet');
   const { MK, CK } = await kdfChain(state.CKs);
   const inside = concat(pointOf(await publicOf(state.DHs)), u32be(state.PN), u32be(state.Ns));
-  const head = concat(nonce, await encrypt(state.HKs, nonce, inside, new Uint8Array(0)));
+  const head = concat(nonce, await encrypt(state.HKs, nonce, inside, EMPTY));
   const [key, iv] = await bodyKey(MK, head);
   const body = await encrypt(key, iv, plaintext, concat(associated, prefix, head));
   return { sealed: concat(head, body), state: { ...state, CKs: CK, Ns: state.Ns + 1 } };
@@ -44,7 +44,7 @@ export const seal = async (state, { nonce, associated, prefix, plaintext }) => {
 
 const readHead = async (headerKey, head) => {
   if (!headerKey) return undefined;
-  const inside = await decrypt(headerKey, head.slice(0, 12), head.slice(12), new Uint8Array(0));
+  const inside = await decrypt(headerKey, head.slice(0, 12), head.slice(12), EMPTY);
   if (!inside) return undefined;
   return { key: keyOfPoint(inside.slice(0, 97)), PN: readU32be(inside, 97), N: readU32be(inside, 101) };
 };
@@ -71,7 +71,7 @@ const bounded = (kept) => {
   return kept.filter(({ headerKey }) => live.some((each) => same(each, headerKey))).slice(-MOST_KEPT);
 };
 
-const turn = async (state, theirs, scalar) => {
+export const turn = async (state, theirs, scalar) => {
   const first = await kdfRoot(state.RK, await agree(state.DHs, theirs));
   const second = await kdfRoot(first.RK, await agree(scalar, theirs));
   return {
@@ -92,7 +92,7 @@ const takeKept = async (state, head) => {
     if (!inside) continue;
     const found = state.kept.findIndex((each) => same(each.headerKey, headerKey) && each.n === inside.N);
     if (found < 0) return undefined;
-    return { MK: state.kept[found].MK, state: { ...state, kept: state.kept.toSpliced(found, 1) } };
+    return { MK: state.kept[found].MK, late: true, missed: 0, state: { ...state, kept: state.kept.toSpliced(found, 1) } };
   }
   return undefined;
 };
@@ -107,26 +107,96 @@ const takeNext = async (state, head, fresh) => {
   }
   if (inside.N < after.Nr) refuse('cannot_decrypt', 'a number that is gone');
   after = await keepUpTo(after, inside.N, MOST_IN_A_STEP - (after.kept.length - state.kept.length));
+  const missed = after.kept.length - state.kept.length;
   const { MK, CK } = await kdfChain(after.CKr);
-  return { MK, state: { ...after, CKr: CK, Nr: inside.N + 1, kept: bounded(after.kept) } };
+  return { MK, late: false, missed, state: { ...after, CKr: CK, Nr: inside.N + 1, kept: bounded(after.kept) } };
 };
 
 const openStrictly = async (state, { sealed, associated, prefix, fresh }) => {
   if (sealed.length < HEAD + 16) refuse('cannot_decrypt', 'too short');
   const head = sealed.slice(0, HEAD);
-  const { MK, state: after } = (await takeKept(state, head)) ?? (await takeNext(state, head, fresh));
+  const { MK, late, missed, state: after } = (await takeKept(state, head)) ?? (await takeNext(state, head, fresh));
   const [key, iv] = await bodyKey(MK, head);
   const plaintext = await decrypt(key, iv, sealed.slice(HEAD), concat(associated, prefix, head));
   if (!plaintext) refuse('cannot_decrypt', 'the body does not open');
-  return { plaintext, state: after };
+  return { plaintext, late, missed, state: after };
 };
 
-/** The plaintext and the state after it, or one error; `fresh` gives the scalar of a turn's new DHs. */
-export const open = async (state, message) => {
+/** The plaintext, whether it came late, how many are missed with it, and the state after it, or one error; `fresh` gives the scalar of a turn's new DHs. */
+export const openSealed = async (state, message) => {
   try {
     return await openStrictly(state, message);
   } catch (error) {
     if (error instanceof Refusal) refuse('cannot_decrypt', error.message);
     throw error;
+  }
+};
+
+const SOME_SCALAR = hex('01'.repeat(48));
+
+const sealStep = async (state, step) => {
+  const made = await seal(state, {
+    nonce: hex(step.nonce), associated: base64(step.associated), prefix: EMPTY, plaintext: base64(step.plaintext),
+  });
+  if (!same(made.sealed, base64(step.message))) throw new Error('sealed otherwise');
+  return made.state;
+};
+
+const loseStep = async (state, { count }) => {
+  let after = state;
+  for (let i = 0; i < count; i += 1) {
+    const lost = { nonce: new Uint8Array(12), associated: EMPTY, prefix: EMPTY, plaintext: EMPTY };
+    ({ state: after } = await seal(after, lost));
+  }
+  return after;
+};
+
+const openStep = async (state, step) => {
+  let turned = false;
+  const fresh = async () => {
+    turned = true;
+    return step.turn_scalar === undefined ? SOME_SCALAR : hex(step.turn_scalar);
+  };
+  const message = { sealed: base64(step.message), associated: base64(step.associated), prefix: EMPTY, fresh };
+  const opened = await openSealed(state, message);
+  if (step.result !== 'ok') return state;
+  if (!same(opened.plaintext, base64(step.plaintext))) throw new Error('another plaintext');
+  if (opened.missed !== step.missed || opened.late !== step.is_late) throw new Error('missed or late otherwise');
+  if (turned !== (step.turn_scalar !== undefined)) throw new Error('a turn, or none, otherwise');
+  return opened.state;
+};
+
+const STEPS = { seal: sealStep, seal_and_lose: loseStep, open: openStep };
+
+const take = async (state, step) => {
+  if (!Object.hasOwn(STEPS, step.action)) throw new Error(`an unknown action ${step.action}`);
+  if (step.result === 'ok') return STEPS[step.action](state, step);
+  try {
+    await STEPS[step.action](state, step);
+  } catch (error) {
+    if (error instanceof Refusal && error.code === step.result) return state;
+    throw error;
+  }
+  throw new Error(`taken, but ${step.result}`);
+};
+
+/** A course of two sides; a step that is refused leaves its side's state as it was. */
+export const checkRatchet = async (vector, file) => {
+  const root = hex(file.root);
+  const keys = { root, hka: hex(file.initiator_header_key), hkb: hex(file.responder_header_key) };
+  const signed = readPem(file.responder_signed_prekey);
+  const scalar = hex(file.responder_signed_prekey_scalar);
+  if (!same(await publicOf(scalar), signed)) throw new Error('the scalar is of another key');
+  const sides = {
+    initiator: await stateOfA(keys, signed, hex(file.initiator_ratchet_scalar)),
+    responder: stateOfB(keys, scalar),
+  };
+  if (vector.steps.length === 0) throw new Error('no steps');
+  for (const [index, step] of vector.steps.entries()) {
+    try {
+      sides[step.side] = await take(sides[step.side], step);
+    } catch (error) {
+      throw new Error(`step ${index + 1}: ${error.message}`, { cause: error });
+    }
   }
 };

@@ -1,6 +1,7 @@
 // What is signed, each by whom (section 2, and 9.1 for prekeys).
 
 import { ascii, base64, readU32be, refuse, same, textOf } from './bytes.mjs';
+import { checkKemKey } from './handshake.mjs';
 import { checkDer, readPem, transcript, verify } from './keys.mjs';
 
 const id = (field) => field.length === 16 || refuse('invalid_transcript', 'not an id');
@@ -8,7 +9,8 @@ const key = (field) => checkDer(field);
 const name = (field) => /^[A-Za-z0-9_]{3,50}$/.test(textOf(field)) || refuse('invalid_transcript', 'not a name');
 const any = () => true;
 const expiry = (field) => field.length === 8 || refuse('invalid_transcript', 'not a u64be');
-const kem = (field) => field.length === 1568 || refuse('invalid_transcript', 'not an ML-KEM-1024 key');
+const kem = (field) => checkKemKey(field);
+const prekey = (field) => (id(field) && field.some((byte) => byte !== 0)) || refuse('invalid_transcript', 'an id of zeros');
 
 // The fields of each label, and which of them is the signer, where one of them is.
 const TABLE = {
@@ -17,10 +19,10 @@ const TABLE = {
   login: { fields: [any, any] },
   'delete-account': { fields: [id] },
   message: { fields: [id, id, key, key, key, any], signers: [2] },
-  'signed-prekey': { fields: [id, id, expiry, key] },
-  'one-time-prekey': { fields: [id, id, key] },
-  'last-resort-kem-prekey': { fields: [id, id, expiry, kem] },
-  'one-time-kem-prekey': { fields: [id, id, kem] },
+  'signed-prekey': { fields: [id, prekey, expiry, key] },
+  'one-time-prekey': { fields: [id, prekey, key] },
+  'last-resort-kem-prekey': { fields: [id, prekey, expiry, kem] },
+  'one-time-kem-prekey': { fields: [id, prekey, kem] },
 };
 
 const PREFIX = ascii('blindpost/v1/');

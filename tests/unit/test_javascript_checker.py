@@ -77,14 +77,15 @@ def test_each_vector_holds_in_an_implementation_that_was_written_from_the_specif
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.stem)
 def test_a_good_vector_that_was_altered_does_not_hold(path: Path, spec: Path, tmp_path: Path) -> None:
     content = json.loads(path.read_text())
-    good = next(vector for vector in vectors_of(content) if vector.get("result", "ok") == "ok")
+    vectors = vectors_of(content)
+    position, good = next(each for each in enumerate(vectors, 1) if each[1].get("result", "ok") == "ok")
     spoil(good)
     (tmp_path / path.name).write_text(json.dumps(content))
 
     result = check(spec, tmp_path)
 
     assert result.returncode == 1, result.stdout
-    assert f"{path.name}: 1 ({good['name']})" in result.stderr
+    assert f"{path.name}: {position} ({good['name']})" in result.stderr
 
 
 @pytest.mark.parametrize(
