@@ -22,38 +22,28 @@ from blindpost.protocol.challenge import Challenge
 from blindpost.protocol.content import HEAD_BYTES, Content, Kind
 from blindpost.protocol.encoding import b64encode, b64url_encode
 from blindpost.protocol.envelope import Parties
-from blindpost.protocol.keys import SPKI_HEADER, PublicKey
+from blindpost.protocol.keys import SPKI_HEADER
 from blindpost.protocol.padding import bucket_for, pad
 from blindpost.protocol.safety_number import safety_number
+from session_vectors import session_files
+from vector_keys import (
+    ALICE,
+    BOB,
+    CAROL,
+    KEM_PUBLIC,
+    ORDER,
+    PRIVATE,
+    PUBLIC,
+    RFC6979,
+    SCALARS,
+    Vector,
+    sign,
+)
 
 VECTORS: Final = Path(__file__).parent.parent / "spec" / "vectors"
-ORDER: Final = int(
-    "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", base=16
-)
-RFC6979: Final = ec.ECDSA(hashes.SHA384(), deterministic_signing=True)
 
-SCALARS: Final = {
-    "alice_ecdsa": 0xA11CE01,
-    "alice_ecdh": 0xA11CE02,
-    "alice_next_ecdsa": 0xA11CE03,
-    "bob_ecdsa": 0xB0B01,
-    "bob_ecdh": 0xB0B02,
-    "mallory_ecdsa": 0x3A110,
-    "one_time": 0x0E0E,
-}
-PRIVATE: Final = {name: ec.derive_private_key(scalar, ec.SECP384R1()) for name, scalar in SCALARS.items()}
-PUBLIC: Final = {name: PublicKey.of(key.public_key()) for name, key in PRIVATE.items()}
-ALICE: Final = UUID("0190a1b2-0000-7000-8000-00000000a11c")
-BOB: Final = UUID("0190a1b2-0000-7000-8000-000000000b0b")
-CAROL: Final = UUID("0190a1b2-0000-7000-8000-0000000ca401")
 TO_BOB: Final = Parties(ALICE, PUBLIC["alice_ecdsa"], BOB, PUBLIC["bob_ecdh"])
 HELLO: Final = Content(UUID("11111111-2222-4333-8444-555555555555"), 1_767_225_600_123, Kind.TEXT, "héllo".encode())
-
-Vector = dict[str, Any]
-
-
-def sign(name: str, data: bytes) -> bytes:
-    return PRIVATE[name].sign(data, RFC6979)
 
 
 def build() -> dict[str, Any]:
@@ -74,6 +64,7 @@ def build() -> dict[str, Any]:
             "recipient_ecdh_scalar": f"{SCALARS['bob_ecdh']:096x}",
             "vectors": list(envelopes()),
         },
+        **session_files(),
     }
 
 
@@ -164,6 +155,14 @@ def signed() -> Iterator[Vector]:
     yield _signed("delete-account", "alice_ecdsa", transcripts.delete_account(ALICE))
     message = transcripts.message(ALICE, BOB, alice, PUBLIC["bob_ecdh"], PUBLIC["one_time"], HELLO.encode())
     yield _signed("message", "alice_ecdsa", message)
+    prekey_id, expires_s, key = UUID(int=1), 1_767_225_600, PUBLIC["one_time"]
+    for name, signed_bytes in {
+        "signed-prekey": transcripts.signed_prekey(ALICE, prekey_id, expires_s, key),
+        "one-time-prekey": transcripts.one_time_prekey(ALICE, prekey_id, key),
+        "last-resort-kem-prekey": transcripts.last_resort_kem_prekey(ALICE, prekey_id, expires_s, KEM_PUBLIC),
+        "one-time-kem-prekey": transcripts.one_time_kem_prekey(ALICE, prekey_id, KEM_PUBLIC),
+    }.items():
+        yield _signed(name, "alice_ecdsa", signed_bytes)
 
 
 def _signed(name: str, signer: str, transcript: bytes) -> Vector:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindpost.protocol import challenge, transcripts
+from blindpost.protocol.kem import KemPublicKey
 from blindpost.protocol.keys import PublicKey
 
 LABELS = st.from_regex(r"[a-z0-9-]{1,20}", fullmatch=True)
@@ -53,6 +54,10 @@ def test_every_purpose_has_its_own_beginning() -> None:
         transcripts.delete_account(me),
         transcripts.message(me, them, one, two, three, b""),
         transcripts.message_key(me, them, one, two, three),
+        transcripts.signed_prekey(me, them, 1, one),
+        transcripts.one_time_prekey(me, them, one),
+        transcripts.last_resort_kem_prekey(me, them, 1, KemPublicKey(b"")),
+        transcripts.one_time_kem_prekey(me, them, KemPublicKey(b"")),
     ]
     heads = {each.split(b"\x00")[0] for each in signed}
     assert len(heads) == len(signed)

@@ -139,6 +139,8 @@ def decode(encoded: bytes) -> Session:
     for size in (ID_BYTES, ASSOCIATED_BYTES, DER_BYTES, DER_BYTES, 1):
         fields.append(encoded[:size])
         encoded = encoded[size:]
+    if fields[4] not in {b"\x00", b"\x01"}:
+        raise ValueError("not the state of a session")
     end = handshake.HEADER_BYTES if fields[4] == b"\x01" else 0
     return Session(
         id=fields[0],
