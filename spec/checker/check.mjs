@@ -73,7 +73,8 @@ const checkFile = async (path, name) => {
 };
 
 const main = async () => {
-  const folder = process.argv.slice(2).find((each) => each !== '--why') ?? fileURLToPath(new URL('../vectors', import.meta.url));
+  const given = process.argv.slice(2).find((each) => each !== '--why');
+  const folder = given ?? fileURLToPath(new URL('../vectors', import.meta.url));
   const files = (await readdir(folder)).sort();
   let total = 0;
   let failed = files.length === 0 ? 1 : 0;
@@ -88,7 +89,8 @@ const main = async () => {
     const { faults, good, bad } = outcome;
     total += good + bad;
     failed += faults.length;
-    console.log(`${name}: ${good + bad} vectors, ${good} good, ${bad} bad${faults.length ? `, ${faults.length} FAILED` : ''}`);
+    const notice = faults.length ? `, ${faults.length} FAILED` : '';
+    console.log(`${name}: ${good + bad} vectors, ${good} good, ${bad} bad${notice}`);
     for (const fault of faults) console.error(`${name}: ${fault}`);
   }
   console.log(`total: ${total} vectors in ${files.length} files, ${failed} failed`);

@@ -1,6 +1,8 @@
 // Login challenges (section 3) and proofs of possession (section 3.1).
 
-import { ascii, base64, base64url, concat, Malformed, reading, refuse, textOf, toBase64url, u8, utf8 } from './bytes.mjs';
+import {
+  ascii, base64, base64url, concat, Malformed, reading, refuse, textOf, toBase64url, u8, utf8,
+} from './bytes.mjs';
 import { isObject, parse } from './json.mjs';
 import { hash, onCurve } from './keys.mjs';
 

@@ -92,7 +92,8 @@ const takeKept = async (state, head) => {
     if (!inside) continue;
     const found = state.kept.findIndex((each) => same(each.headerKey, headerKey) && each.n === inside.N);
     if (found < 0) return undefined;
-    return { MK: state.kept[found].MK, late: true, missed: 0, state: { ...state, kept: state.kept.toSpliced(found, 1) } };
+    const { MK } = state.kept[found];
+    return { MK, late: true, missed: 0, state: { ...state, kept: state.kept.toSpliced(found, 1) } };
   }
   return undefined;
 };
@@ -122,7 +123,8 @@ const openStrictly = async (state, { sealed, associated, prefix, fresh }) => {
   return { plaintext, late, missed, state: after };
 };
 
-/** The plaintext, whether it came late, how many are missed with it, and the state after it, or one error; `fresh` gives the scalar of a turn's new DHs. */
+/** The plaintext, if it came late, how many are missed with it, and the state after it, or one error;
+ * `fresh` gives the scalar of a turn's new DHs. */
 export const openSealed = async (state, message) => {
   try {
     return await openStrictly(state, message);

@@ -79,7 +79,8 @@ const begin = async (known, withOneTime) => {
 /** The other side's session from the header alone. */
 const answer = async (known, header, hasOneTime = true) => {
   const named = decodeHeader(header);
-  if (!same(named.signed, known.ids.signed) || !same(named.kem, known.ids.kem)) refuse('invalid_header', 'other prekeys');
+  const { ids } = known;
+  if (!same(named.signed, ids.signed) || !same(named.kem, ids.kem)) refuse('cannot_decrypt', 'of other prekeys');
   if (named.oneTime && !(hasOneTime && same(named.oneTime, known.oneTimeId))) {
     refuse('one_time_prekey_missing', 'its one-time prekey is not there');
   }

@@ -10,7 +10,7 @@ const name = (field) => /^[A-Za-z0-9_]{3,50}$/.test(textOf(field)) || refuse('in
 const any = () => true;
 const expiry = (field) => field.length === 8 || refuse('invalid_transcript', 'not a u64be');
 const kem = (field) => checkKemKey(field);
-const prekey = (field) => (id(field) && field.some((byte) => byte !== 0)) || refuse('invalid_transcript', 'an id of zeros');
+const prekey = (field) => id(field) && (field.some((byte) => byte) || refuse('invalid_transcript', 'an id of zeros'));
 
 // The fields of each label, and which of them is the signer, where one of them is.
 const TABLE = {

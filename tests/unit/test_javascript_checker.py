@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,10 @@ def spoil(vector: dict[str, Any]) -> None:
     text, (*way, last) = max(texts(vector), key=lambda found: len(found[0]))
     middle = len(text) // 2
     other = "1" if text[middle] == "0" else "0"
-    reduce(lambda value, key: value[key], way, vector)[last] = text[:middle] + other + text[middle + 1 :]
+    holder: Any = vector
+    for key in way:
+        holder = holder[key]
+    holder[last] = text[:middle] + other + text[middle + 1 :]
 
 
 def test_each_vector_holds_in_an_implementation_that_was_written_from_the_specification(spec: Path) -> None:
