@@ -6,6 +6,8 @@ from hashlib import sha256, sha384
 from typing import Any, Final
 from uuid import UUID
 
+import pytest
+
 from blindpost.protocol import handshake, ratchet, session
 from blindpost.protocol.content import Content, Kind
 from blindpost.protocol.encoding import b64encode
@@ -223,11 +225,13 @@ class Script:
         before, turn = self.states[side], scalar(f"{self.name} {len(self.steps)}")
         opened = ratchet.decrypt(before, message, ASSOCIATED, turn=turn)
         self.states[side] = opened.ratchet
-        taken = {"turn_scalar": turn.hex()} if opened.ratchet.mine == turn else {}
-        told = {"missed": opened.missed, "is_late": opened.is_late}
+        told: dict[str, Any] = {"missed": opened.missed, "is_late": opened.is_late}
+        taken: dict[str, Any] = {"turn_scalar": turn.hex()} if opened.ratchet.mine == turn else {}
         self._add("open", side, message, plaintext=b64encode(opened.plaintext), **taken, **told, result="ok")
 
     def refuse(self, side: str, message: bytes, why: str, associated: bytes = ASSOCIATED) -> None:
+        with pytest.raises(ValueError, match="does not open"):
+            ratchet.decrypt(self.states[side], message, associated)
         self._add("open", side, message, associated, why=why, result="cannot_decrypt")
 
     def lose(self, side: str, count: int) -> None:
