@@ -73,5 +73,6 @@ def test_a_reader_is_told_what_the_words_do_not_mean() -> None:
         words = " ".join(text.split())
         assert "no zero-knowledge proofs" in words
         assert "forward secrecy" in words
+        assert "quantum computer" in words
         assert "who writes to whom" in words
-    assert "not deniable" in TEXT
+    assert "can prove it to nobody" in " ".join(TEXT.split())
