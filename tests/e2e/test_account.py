@@ -75,7 +75,8 @@ def test_a_command_leaves_no_session_open_and_others_can_be_listed_and_ended(ali
     """The session of a command that is over would be of no use to anybody but a thief."""
     good(alice("account", "show"))
     following = subprocess.Popen(
-        (*PROGRAM, "receive", "--follow", "-i", str(alice.path)),
+        # SIGINT is ignored, as in a script's background job: SIGTERM must end it all the same.
+        ("sh", "-c", 'trap "" INT; exec "$@"', "sh", *PROGRAM, "receive", "--follow", "-i", str(alice.path)),
         env=os.environ | {"BLINDPOST_PASSPHRASE": PASSPHRASE},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -86,7 +87,7 @@ def test_a_command_leaves_no_session_open_and_others_can_be_listed_and_ended(ali
         assert "ended" in good(alice("account", "end-session", lines[0].split()[0]))
     finally:
         following.terminate()
-        following.wait()
+        following.wait(30)
 
 
 def _sessions_of(someone: Somebody, count: int) -> list[str]:

@@ -122,7 +122,7 @@ async def kill_listeners(admin: "asyncpg.Connection[Any]", urls: StoreUrls) -> N
     )
     # Those that were killed a moment ago may not be back yet.
     async with asyncio.timeout(20):
-        while not await admin.fetch(query, database_of(urls)):
+        while not await admin.fetch(query, database_of(urls)):  # noqa: ASYNC110 - only the database knows
             await asyncio.sleep(0.01)
 
 
