@@ -1,6 +1,7 @@
 """The SDK against a real router and real stores: the whole way of a person, a message and a key."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -204,6 +205,21 @@ async def test_a_restart_goes_on_from_the_files(router: Running, tmp_path: Path)
         identity = Identity.load(path, "secret", floor=CHEAP)
         async with Client(router.origin, identity, Store.open(tmp_path / "bob.store", identity)) as again:
             assert [each.text for each in await again.receive_once()] == ["two"]
+
+
+async def test_who_loses_their_store_offers_new_prekeys_within_the_second(router: Running) -> None:
+    """The router takes no lasting key that does not outlast the one before."""
+    identity, now = Identity.generate(unique_name()), float(int(time.time()))
+    async with Client(router.origin, identity, Store.in_memory(identity), clock=lambda: now) as before:
+        await before.register()
+    store = Store.in_memory(identity)
+    async with Client(router.origin, identity, store, clock=lambda: now) as after:
+        await after._prekeys.keep()
+        status = await after._session.call("GET", "/keys/status")
+    assert isinstance(status, dict)
+    assert {status["signed_prekey_id"], status["last_resort_kem_prekey_id"]} == {
+        str(each.id) for each in store.prekeys.all() if each.expires_s is not None
+    }
 
 
 async def test_an_ended_session_is_renewed(router: Running) -> None:

@@ -111,8 +111,13 @@ class Prekeys:
         is_lost = status.signed_prekey_id is not None and self._store.prekeys.get(status.signed_prekey_id) is None
         with self._store.change():
             self._drop_old(now_s)
-            signed = self._lasting(PrekeySort.SIGNED, status.signed_prekey_id, now_s)
-            resort = self._lasting(PrekeySort.KEM_LAST_RESORT, status.last_resort_kem_prekey_id, now_s)
+            signed = self._lasting(PrekeySort.SIGNED, status.signed_prekey_id, status.signed_prekey_expires, now_s)
+            resort = self._lasting(
+                PrekeySort.KEM_LAST_RESORT,
+                status.last_resort_kem_prekey_id,
+                status.last_resort_kem_prekey_expires,
+                now_s,
+            )
             one_time = self._one_time(PrekeySort.ONE_TIME, 0 if is_lost else status.one_time_prekeys, now_s)
             kem = self._one_time(PrekeySort.KEM_ONE_TIME, 0 if is_lost else status.one_time_kem_prekeys, now_s)
         return PrekeysUpload(
@@ -128,11 +133,14 @@ class Prekeys:
             if prekey.expires_s is not None and prekey.expires_s + KEPT_AFTER_S < now_s:
                 self._store.prekeys.remove(prekey.id)
 
-    def _lasting(self, sort: PrekeySort, at_router: UUID | None, now_s: int) -> Prekey | None:
-        """Return the lasting prekey to offer, or None if the router has a fresh one."""
+    def _lasting(self, sort: PrekeySort, at_router: UUID | None, until: datetime | None, now_s: int) -> Prekey | None:
+        """Return the lasting prekey to offer, or None if the router has a fresh one, which lasts `until` then."""
         newest = max(self._of(sort), key=lambda each: each.made_at_s, default=None)
         if newest is None or now_s - newest.made_at_s >= RENEW_S or (newest.published and newest.id != at_router):
-            return self._made(sort, now_s, now_s + PREKEY_LIFETIME_MAX_S - CLOCK_S)
+            expires_s = now_s + PREKEY_LIFETIME_MAX_S - CLOCK_S
+            # The router replaces a key only by one that lasts longer: the one there may be as young, if not kept here.
+            other_s = 0 if until is None else int(until.timestamp()) + 1
+            return self._made(sort, now_s, max(expires_s, min(other_s, expires_s + CLOCK_S)))
         return None if newest.id == at_router else newest
 
     def _one_time(self, sort: PrekeySort, count: int, now_s: int) -> list[Prekey]:

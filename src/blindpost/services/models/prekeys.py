@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Final
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, StrictBool
 
 from blindpost.protocol.encoding import b64encode
 from blindpost.protocol.kem import PUBLIC_BYTES
@@ -86,7 +86,7 @@ class OneTimeKemPrekey(Incoming):
 class PrekeysUpload(Incoming):
     """What to add. A signed prekey, and a KEM key of last resort, takes the place of the one before."""
 
-    replace: bool = False
+    replace: StrictBool = False
     """Whether one-time keys of before are withdrawn first: their owner has lost the private halves."""
     signed_prekey: SignedPrekey | None = None
     last_resort_kem_prekey: LastResortKemPrekey | None = None
