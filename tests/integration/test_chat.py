@@ -17,11 +17,12 @@ from textual.widgets import Input, OptionList, Static
 from blindpost.app import Running
 from blindpost.chat.app import ChatApp
 from blindpost.chat.conversation import Composer, Conversation, Row
-from blindpost.chat.dialogs import ChangedKeys, Find, Help, Leave, Request, SafetyNumber
-from blindpost.chat.lines import Line, Status
+from blindpost.chat.dialogs import ChangedKeys, Find, Help, Request, SafetyNumber
+from blindpost.chat.lines import line_of
 from blindpost.chat.model import Messenger, Reach, Trust
-from blindpost.client import Client, Identity, KeyChanged, Retry, Store, grouped
+from blindpost.client import Client, Entry, EntryStatus, Identity, KeyChanged, Retry, Store, grouped
 from blindpost.core.embedded import StoreUrls
+from blindpost.protocol.content import Kind
 from blindpost.protocol.session import DATA_MAX_BYTES
 from checks import PATIENCE_S, until
 from relays import Relay
@@ -60,9 +61,25 @@ class Someone:
 async def someone(origin: str, stem: str) -> Someone:
     identity = Identity.generate(unique_name(stem))
     store = Store.in_memory(identity)
-    client = Client(origin, identity, store, retry=Retry(attempts=2, base_s=0.05, cap_s=0.2))
-    await client.register()
-    return Someone(client, store, Messenger(client, store.contacts))
+    person = person_of(origin, identity, store)
+    await person.client.register()
+    return person
+
+
+def person_of(origin: str, identity: Identity, store: Store) -> Someone:
+    """Return who this identity is, as the chat is started with it."""
+    retry = Retry(attempts=2, base_s=0.05, cap_s=0.2)
+    client = Client(origin, identity, store, history=store.history, retry=retry)
+    return Someone(client, store, Messenger(client, store.contacts, store.history))
+
+
+def entry(contact_id: UUID, text: str, sent_at: datetime, **more: Any) -> Entry:
+    """Return a message of somebody that was read."""
+    given = {"client_message_id": uuid4(), "message_id": uuid4(), "status": EntryStatus.READ} | more
+    sent_at_ms = int(sent_at.timestamp() * 1000)
+    return Entry(
+        contact_id=contact_id, is_mine=False, kind=Kind.TEXT, data=text.encode(), sent_at_ms=sent_at_ms, **given
+    )
 
 
 @asynccontextmanager
@@ -301,7 +318,7 @@ async def test_earlier_messages_come_when_one_scrolls_back(router: Running) -> N
         now = datetime.now(UTC)
         for index in range(130):
             sent_at = now - timedelta(hours=130 - index)
-            alice.messenger._lines.add(Line(uuid4(), bob.id, False, f"line {index:03}", sent_at, Status.READ))
+            alice.store.history.add(entry(bob.id, f"line {index:03}", sent_at))
         async with shown(alice) as screen:
             await screen.opens(bob)
             await screen.shows("line 129")
@@ -319,9 +336,9 @@ async def test_a_gap_and_a_problem_are_told(router: Running) -> None:
     async with friends(router.origin) as (alice, bob), shown(alice, (120, 40)) as screen:
         await screen.opens(bob)
         now = datetime.now(UTC)
-        alice.messenger._enter(Line(uuid4(), bob.id, False, "third", now, Status.READ, missing=2))
+        alice.messenger._enter(line_of(entry(bob.id, "third", now, missing=2)))
         await screen.shows(f"2 messages of {bob.name} before this one have not arrived")
-        alice.messenger._enter(Line(uuid4(), bob.id, False, "", now, Status.READ, problem="this cannot be decrypted"))
+        alice.messenger._enter(line_of(entry(bob.id, "", now, problem="this cannot be decrypted")))
         await screen.shows("! this cannot be decrypted")
 
 
@@ -340,26 +357,75 @@ async def test_the_chat_reconnects_and_sends_what_waited(stores: StoreUrls, tmp_
                 await screen.writes("first")
                 await screen.writes("second")
                 await screen.shows(" … ")
-                assert alice.messenger.waiting() + len(alice.client.unsent()) == 2
+                assert list(alice.client.unsent().values()) == [bob.id, bob.id]
                 relay.before(node)
                 await screen.shows("● connected")
-                await screen.sees(lambda: alice.messenger.waiting() == 0)
+                await screen.sees(lambda: not alice.client.unsent())
                 assert alice.messenger.connection.reach is Reach.CONNECTED
                 await screen.shows_no(" … ")
                 assert await bob.receives(2) == ["first", "second"]
 
 
-async def test_nothing_typed_is_lost_without_a_word(router: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with friends(router.origin) as (alice, _), shown(alice) as screen:
-        monkeypatch.setattr(alice.messenger, "waiting", lambda: 2)
-        await screen.pilot.press("ctrl+q")
-        await screen.sees(lambda: isinstance(screen.app.screen, Leave))
-        await screen.shows("2 messages are not sent yet")
-        await screen.pilot.press("escape")
-        await screen.sees(lambda: screen.app.screen is screen.app._main)
-        assert screen.app.is_running
-        await screen.pilot.press("ctrl+q", "l")
-        await until(lambda: not screen.app.is_running)
+async def test_what_was_said_and_what_waits_are_there_after_a_restart_of_the_chat(
+    stores: StoreUrls, tmp_path: Path
+) -> None:
+    """What was typed while the router was away goes out then, and ticks tell what happened meanwhile."""
+    relay = Relay()
+    path = tmp_path / "alice.store"
+    async with relay.running():
+        settings = settings_for(stores, tmp_path / "node", public_origin=relay.origin)
+        with running_in_thread(settings) as node:
+            relay.before(node)
+            bob = await someone(relay.origin, "bob")
+            identity = Identity.generate(unique_name("alice"))
+            alice = person_of(relay.origin, identity, Store.open(path, identity))
+            async with bob.client:
+                async with alice.client:
+                    await alice.client.register()
+                    await alice.client.request_contact(bob.id)
+                    await bob.client.accept(alice.id)
+                    async with shown(alice) as screen:
+                        await screen.opens(bob)
+                        await screen.writes("said")
+                        await screen.shows("✓")
+                        await bob.client.send(alice.id, "heard")
+                        await screen.shows("heard")
+                        relay.target = 9
+                        relay.cut()
+                        await screen.shows("reconnecting")
+                        await screen.writes("typed")
+                        await screen.shows(" … ")
+                relay.before(node)
+                assert await bob.receives(1) == ["said"]
+                alice = person_of(relay.origin, identity, Store.open(path, identity))
+                async with alice.client, shown(alice) as screen:
+                    await screen.opens(bob)
+                    await screen.shows("heard")
+                    await screen.shows("✓✓")
+                    assert await bob.receives(1) == ["typed"]
+                    await screen.sees(lambda: screen.text().count("✓✓") == 2)
+                    assert alice.messenger.people[0].unread == 0
+
+
+async def test_a_message_that_the_other_side_could_not_open_is_marked(router: Running) -> None:
+    """Who lost the store tells it by itself, and the next message opens."""
+    async with friends(router.origin) as (alice, bob), shown(alice) as screen:
+        await screen.opens(bob)
+        await screen.writes("one")
+        assert await bob.receives(1) == ["one"]
+        await bob.client.send(alice.id, "heard")
+        await screen.shows("heard")
+        await screen.writes("two")
+        await screen.sees(lambda: not alice.client.unsent())
+        again = Store.in_memory(bob.client.identity)
+        async with person_of(router.origin, bob.client.identity, again).client as without_sessions:
+            [lost] = await without_sessions.receive_once(5)
+            assert lost.text is None
+            await without_sessions.ack(lost)
+            await screen.shows("could not open it")
+            await screen.writes("three")
+            [received] = await without_sessions.receive_once(5)
+            assert received.text == "three"
 
 
 async def test_help_opens_with_its_key_and_closes_with_escape(router: Running) -> None:

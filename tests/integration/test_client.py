@@ -158,7 +158,7 @@ async def test_a_session_ended_elsewhere_hides_no_change(router: Running) -> Non
             await other.receive_once()
         with pytest.raises(KeyChanged):
             await alice.send(bob.identity.account, "after")
-        assert alice.unsent() == ()
+        assert alice.unsent() == {}
         assert [each.text for each in await bob.receive_once()] == ["before"]
 
 

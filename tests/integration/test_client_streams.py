@@ -265,7 +265,7 @@ async def test_sends_in_flight_when_the_connection_breaks_are_stored_once(town: 
         town.relay.on_data = cut_at_an_answer
         alice_id = town.alice.identity.account
         await asyncio.gather(*(town.bob.send(alice_id, str(number)) for number in range(60)))
-        assert town.bob.unsent() == ()
+        assert town.bob.unsent() == {}
         assert town.relay.count(SEND) >= 1
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

@@ -761,7 +761,7 @@ async def test_a_lost_send_is_repeated_as_it_was(router: LyingRouter) -> None:
     await alice.send("bob", "hello")
     assert bodies[0] == bodies[1]
     assert len(router.queues[bob_id]) == 1
-    assert alice.unsent() == ()
+    assert alice.unsent() == {}
 
 
 async def test_what_could_not_be_sent_outlives_a_crash(router: LyingRouter, tmp_path: Path) -> None:
@@ -777,7 +777,7 @@ async def test_what_could_not_be_sent_outlives_a_crash(router: LyingRouter, tmp_
     del router.lies["POST /messages/send"]
     restarted = router.client(alice.identity, Store.open(tmp_path / "store", alice.identity))
     assert [sent.client_message_id for sent in await restarted.flush()] == [waiting]
-    assert restarted.unsent() == ()
+    assert restarted.unsent() == {}
     assert [each.text for each in await bob.receive_once()] == ["hello"]
 
 
@@ -787,7 +787,7 @@ async def test_a_refused_message_does_not_wait(router: LyingRouter) -> None:
     router.lies["POST /messages/send"] = says(problem(403, "not_a_contact"))
     with pytest.raises(Refused):
         await alice.send("bob", "hello")
-    assert alice.unsent() == ()
+    assert alice.unsent() == {}
 
 
 async def test_repetition_is_bounded_and_waits_as_asked() -> None:

@@ -70,7 +70,7 @@ def entry(number: int) -> Entry:
         data=b"hello",
         sent_at_ms=number,
         message_id=UUID(int=1_000 + number),
-        status=EntryStatus.UNTAKEN,
+        status=EntryStatus.UNREAD,
     )
 
 

@@ -97,7 +97,7 @@ async def test_sends_go_over_the_stream_while_it_is_open_and_by_calls_before_and
             await asyncio.gather(waiting, return_exceptions=True)
         await client.send("bob", "after")
         assert router.calls.count("POST /messages/send") == 2
-    assert client.unsent() == ()
+    assert client.unsent() == {}
     assert [each.text for each in await bob.receive_once()] == ["before", "while", "after"]
     assert len(router.queues[bob_id]) == 3
 
@@ -113,7 +113,7 @@ async def test_many_sends_are_in_flight_at_once_and_answers_come_in_any_order(ro
         for members in reversed(heard):
             socket.be_honest(members)
         assert len({sent.client_message_id for sent in await sending}) == 20
-        assert bob.unsent() == ()
+        assert bob.unsent() == {}
 
 
 async def test_news_of_deliveries_and_contacts_are_events(router: LyingRouter) -> None:
@@ -213,7 +213,7 @@ async def test_what_was_in_flight_is_repeated_with_the_same_id(router: LyingRout
         socket.hears = store_and_break
         await bob.send("alice", "hello")
         assert router.calls.count("POST /messages/send") == 2, "that of Alice, and the repetition"
-        assert bob.unsent() == ()
+        assert bob.unsent() == {}
         assert [each.text for each in await alice.receive_once()] == ["hello"]
 
 
@@ -247,7 +247,7 @@ async def test_a_refusal_of_a_send_is_the_same_as_by_a_call(router: LyingRouter)
         with pytest.raises(Refused) as caught:
             await bob.send("alice", "hello")
         assert (caught.value.status, caught.value.code, caught.value.detail) == (403, "not_a_contact", "no[2J")
-        assert bob.unsent() == ()
+        assert bob.unsent() == {}
         assert not socket.is_closed
 
 

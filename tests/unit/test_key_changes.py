@@ -118,7 +118,7 @@ async def test_a_session_that_ends_between_the_look_and_the_send_is_no_gap(route
     router.tokens.clear()
     with pytest.raises(KeyChanged):
         await alice.send("bob", "after")
-    assert alice.unsent() == ()
+    assert alice.unsent() == {}
     assert len(router.queues[bob_id]) == 1
 
 
@@ -182,7 +182,7 @@ async def test_what_was_sealed_to_a_key_given_up_is_never_sent(router: LyingRout
     with pytest.raises(SealedToOldKey) as dropped:
         await alice.flush()
     assert dropped.value.hint
-    assert (router.queues[bob_id], alice.unsent()) == ([], ())
+    assert (router.queues[bob_id], alice.unsent()) == ([], {})
 
 
 async def test_what_was_sealed_to_a_key_that_its_owner_replaced_is_sent(router: LyingRouter) -> None:
@@ -203,7 +203,7 @@ async def test_a_message_to_a_deleted_account_does_not_stay_in_the_outbox(router
     router.lies["POST /messages/send"] = says(problem(403, "not_a_contact"))
     with pytest.raises(Refused):
         await alice.flush()
-    assert alice.unsent() == ()
+    assert alice.unsent() == {}
 
 
 # Receiving

@@ -45,7 +45,7 @@ def entry(contact_id: UUID, number: int, *, is_mine: bool = False, data: bytes =
         data=data,
         sent_at_ms=number,
         message_id=UUID(int=1_000 + number),
-        status=EntryStatus.SENT if is_mine else EntryStatus.UNTAKEN,
+        status=EntryStatus.SENT if is_mine else EntryStatus.UNREAD,
     )
 
 
@@ -150,7 +150,7 @@ def test_the_same_is_never_sealed_alike(store: Store, path: Path) -> None:
 SWAPS: dict[str, str] = {
     "content": "UPDATE records SET sealed = (SELECT sealed FROM records AS other WHERE other.name != records.name)",
     "order": "UPDATE records SET position = 100 - position",
-    "state": "UPDATE records SET state = 2",
+    "state": "UPDATE records SET state = 1",
     "owner": "UPDATE records SET owner = (SELECT MAX(owner) FROM records)",
     "second name": "UPDATE records SET second = x'00'",
     "type": "UPDATE records SET sealed = CAST(sealed AS TEXT)",
@@ -371,7 +371,7 @@ def test_a_change_of_one_writes_one(store: Store, monkeypatch: pytest.MonkeyPatc
 LOOKS: dict[str, Callable[[Store], object]] = {
     "page": lambda store: store.history.page(BOB, None, 10),
     "find": lambda store: store.history.find(BOB, False, UUID(int=1)),
-    "untaken": lambda store: store.history.untaken(),
+    "awaited": lambda store: store.history.awaited(),
     "unread": lambda store: store.history.unread(),
     "delivered": lambda store: store.history.delivered([UUID(int=1_002), UUID(int=9)]),
     "mark_read": lambda store: store.history.mark_read(BOB),
@@ -386,11 +386,9 @@ def test_what_is_looked_for_is_found_without_reading_all(look: str, store: Store
     with store.change():
         for number in range(3_000):
             is_mine = number % 2 == 0
-            store.history.add(
-                entry(CAROL if number > 20 else BOB, number, is_mine=is_mine).model_copy(
-                    update={} if is_mine or number < 4 else {"status": EntryStatus.READ}
-                )
-            )
+            settled = {"status": EntryStatus.DELIVERED if is_mine else EntryStatus.READ}
+            each = entry(CAROL if number > 20 else BOB, number, is_mine=is_mine)
+            store.history.add(each if number < 4 else each.model_copy(update=settled))
     steps: list[int] = []
     store._records._connection.set_progress_handler(lambda: steps.append(1), 100)
     LOOKS[look](store)
@@ -410,23 +408,35 @@ def test_a_receipt_marks_mine_alone(store: Store) -> None:
     """A router can give one of theirs the id of one of mine."""
     store.history.add(entry(BOB, 1, is_mine=True))
     store.history.add(entry(BOB, 1))
-    assert [each.is_mine for each in store.history.delivered([UUID(int=1_001), UUID(int=5)])] == [True]
-    assert store.history.delivered([UUID(int=1_001)]) == []
+    assert [each.is_mine for each in store.history.sent_as([UUID(int=1_001), UUID(int=5)])] == [True]
+    assert store.history.awaited() == [UUID(int=1_001)]
+    store.history.delivered([UUID(int=1_001), UUID(int=5)])
+    assert store.history.awaited() == []
     assert [found.status for _, found in store.history.page(BOB, None, 9)] == [
         EntryStatus.DELIVERED,
-        EntryStatus.UNTAKEN,
+        EntryStatus.UNREAD,
     ]
 
 
-def test_what_was_not_taken_is_not_read(store: Store) -> None:
-    """It came while the user looked at what was there before."""
+def test_what_is_known_to_have_failed_did_not_arrive(store: Store) -> None:
+    """Who could not open a message acknowledges it like any other; and only who got it can say so."""
+    store.history.add(entry(BOB, 1, is_mine=True))
+    store.history.failed([UUID(int=1_001)], "not mine to say", CAROL)
+    assert store.history.awaited() == [UUID(int=1_001)]
+    store.history.failed([UUID(int=1_001)], "not opened", BOB)
+    store.history.delivered([UUID(int=1_001)])
+    [(_, found)] = store.history.page(BOB, None, 9)
+    assert (found.status, found.problem) == (EntryStatus.FAILED, "not opened")
+
+
+def test_messages_are_unread_until_they_are_marked(store: Store) -> None:
     for number in (1, 2):
         store.history.add(entry(BOB, number))
-    store.history.update(BOB, False, UUID(int=1), status=EntryStatus.TAKEN)
-    assert not store.history.update(BOB, False, UUID(int=3), status=EntryStatus.TAKEN)
-    assert store.history.unread() == {BOB: 2}
+    store.history.add(entry(BOB, 3, is_mine=True))
+    store.history.add(entry(CAROL, 1))
+    assert store.history.unread() == {BOB: 2, CAROL: 1}
     store.history.mark_read(BOB)
-    assert (store.history.unread(), store.history.untaken()) == ({BOB: 1}, [entry(BOB, 2)])
+    assert store.history.unread() == {CAROL: 1}
 
 
 def test_a_position_is_not_used_again(store: Store) -> None:

@@ -22,7 +22,6 @@ ALICE: Final = Identity.generate("alice")
 KEYS: Final = [PublicKey.of(ec.derive_private_key(n, ec.SECP384R1()).public_key()) for n in (1, 2)]
 PEOPLE: Final = st.sampled_from([UUID(int=each) for each in (100, 200)])
 NUMBERS: Final = st.integers(1, 4)
-UNREAD: Final = {EntryStatus.UNTAKEN, EntryStatus.TAKEN}
 
 
 class Interrupted(Exception):
@@ -122,15 +121,11 @@ class StoreModel(RuleBasedStateMachine):
             data=data,
             sent_at_ms=number,
             message_id=None if is_mine else UUID(int=number),
-            status=EntryStatus.WAITING if is_mine else EntryStatus.UNTAKEN,
+            status=EntryStatus.WAITING if is_mine else EntryStatus.UNREAD,
         )
         key = person, is_mine, entry.client_message_id
         assert self.store.history.add(entry) == (key not in self.history)
         self.history.setdefault(key, entry)
-
-    @rule(person=PEOPLE, number=NUMBERS)
-    def take(self, person: UUID, number: int) -> None:
-        self._update((person, False, UUID(int=number)), EntryStatus.TAKEN, None)
 
     @rule(person=PEOPLE, number=NUMBERS, answer=NUMBERS)
     def sent(self, person: UUID, number: int, answer: int) -> None:
@@ -147,14 +142,14 @@ class StoreModel(RuleBasedStateMachine):
         ids = {UUID(int=number) for number in numbers}
         self.store.history.delivered(ids)
         for key, entry in self.history.items():
-            if entry.is_mine and entry.message_id in ids:
+            if entry.status is EntryStatus.SENT and entry.message_id in ids:
                 self.history[key] = entry.model_copy(update={"status": EntryStatus.DELIVERED})
 
     @rule(person=PEOPLE)
     def mark_read(self, person: UUID) -> None:
         self.store.history.mark_read(person)
         for key, entry in self.history.items():
-            if entry.contact_id == person and entry.status is EntryStatus.TAKEN:
+            if entry.contact_id == person and entry.status is EntryStatus.UNREAD:
                 self.history[key] = entry.model_copy(update={"status": EntryStatus.READ})
 
     @rule(person=PEOPLE)
@@ -193,14 +188,14 @@ class StoreModel(RuleBasedStateMachine):
             assert store.unsent() == tuple(self.outbox.values())
             assert store.prekeys.all() == tuple(self.prekeys.values())
             assert all(store.prekeys.get(each) == self.prekeys.get(each) for each in [UUID(int=n) for n in range(1, 5)])
-            untaken = [each for each in self.history.values() if each.status is EntryStatus.UNTAKEN]
-            assert store.history.untaken() == untaken
+            sent = [each.message_id for each in self.history.values() if each.status is EntryStatus.SENT]
+            assert store.history.awaited() == sent
             assert store.history.unread() == self._unread()
             for person in (UUID(int=100), UUID(int=200)):
                 self._same_of(store, person)
 
     def _unread(self) -> dict[UUID, int]:
-        unread = [each.contact_id for each in self.history.values() if each.status in UNREAD]
+        unread = [each.contact_id for each in self.history.values() if each.status is EntryStatus.UNREAD]
         return {person: unread.count(person) for person in unread}
 
     def _same_of(self, store: Store, person: UUID) -> None:

@@ -18,7 +18,7 @@ from textual.widgets.option_list import Option
 
 from blindpost.chat import texts
 from blindpost.chat.conversation import Composer, Conversation
-from blindpost.chat.dialogs import ChangedKeys, Find, Help, Leave, Request, SafetyNumber
+from blindpost.chat.dialogs import ChangedKeys, Find, Help, Request, SafetyNumber
 from blindpost.chat.model import Change, ConnectionChanged, LineChanged, Messenger, PeopleChanged, Person
 from blindpost.client import ClientError, KeyChanged, UntrustedAnswer
 
@@ -187,7 +187,7 @@ class Main(Screen[None]):
             self._messenger.send(opened, text)
         except (KeyChanged, UntrustedAnswer):
             self.action_trust()
-        except ValueError as error:
+        except (ValueError, ClientError) as error:
             self.notify(str(error), severity="error", markup=False)
         else:
             self.query_one(Conversation).anchor()
@@ -271,15 +271,3 @@ class ChatApp(App[None]):
         # The framework's own would print the values of locals: they hold keys.
         self.failure = self.failure or error
         self.exit(return_code=1)
-
-    async def action_quit(self) -> None:
-        """End the chat, unless something would be lost."""
-        waiting = self._messenger.waiting()
-        if waiting and not isinstance(self.screen, Leave):
-            self.push_screen(Leave(waiting))
-        else:
-            self.exit()
-
-    def action_leave_at_once(self) -> None:
-        """End the chat, whatever is lost."""
-        self.exit()

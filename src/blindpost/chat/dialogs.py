@@ -235,21 +235,6 @@ class Find(Dialog):
         self.dismiss()
 
 
-class Leave(Dialog):
-    """Said before something is lost."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("l", "app.leave_at_once", "Leave")]
-    heading = "Not sent yet"
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self._count = count
-
-    def inside(self) -> ComposeResult:
-        what = "1 message is" if self._count == 1 else f"{self._count:,} messages are"
-        yield Static(f"{what} not sent yet, and lost if you leave now.", markup=False)
-
-
 def in_rows(number: str) -> str:
     """Write a safety number in rows of groups, as two people read it to each other."""
     groups = grouped(number).split()

@@ -1,22 +1,14 @@
-"""The lines of conversations, as they are shown."""
+"""The lines of a conversation, as they are shown."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import datetime
-from enum import StrEnum
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
 from uuid import UUID
 
+from blindpost.client import Entry, EntryStatus
+from blindpost.protocol.content import Kind
 
-class Status(StrEnum):
-    """What became of a message: the first four are for mine, the others for theirs."""
-
-    WAITING = "waiting"
-    SENT = "sent"
-    DELIVERED = "delivered"
-    FAILED = "failed"
-    TAKEN = "taken"
-    READ = "read"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,63 +16,36 @@ class Line:
     """One message of a conversation."""
 
     id: UUID
+    """The sender's for mine, the router's for theirs: it has that before the message opens."""
     contact_id: UUID
     """The other side."""
     is_mine: bool
     text: str
     """As it was written: the screens make it harmless."""
     sent_at: datetime
-    status: Status
-    message_id: UUID | None = None
-    """The router's."""
+    status: EntryStatus
     problem: str | None = None
     """A sentence on what is wrong with it."""
     missing: int = 0
     """How many messages should have come before it, and did not."""
 
 
-class Lines:
-    """All conversations of this run, each in the order in which its lines became known."""
+def line_of(entry: Entry) -> Line:
+    """Return a message of the history as a line."""
+    return Line(
+        id=entry.message_id if entry.message_id is not None and not entry.is_mine else entry.client_message_id,
+        contact_id=entry.contact_id,
+        is_mine=entry.is_mine,
+        text=_text_of(entry),
+        sent_at=_EPOCH + timedelta(milliseconds=entry.sent_at_ms),
+        status=entry.status,
+        problem=entry.problem,
+        missing=entry.missing,
+    )
 
-    def __init__(self) -> None:
-        self._of: dict[UUID, list[Line]] = {}
 
-    def add(self, line: Line) -> Line | None:
-        """Put a line at its end, or in the place of the one with its id, which is returned."""
-        lines = self._of.setdefault(line.contact_id, [])
-        for index, each in enumerate(lines):
-            if each.id == line.id:
-                lines[index] = line
-                return each
-        lines.append(line)
-        return None
-
-    def page(self, contact_id: UUID, before: int | None, limit: int) -> list[tuple[int, Line]]:
-        """Return the last lines before a position (None: the end), with their positions, oldest first."""
-        lines = self._of.get(contact_id, [])
-        end = len(lines) if before is None else before
-        start = max(0, end - limit)
-        return list(enumerate(lines[start:end], start))
-
-    def update(self, line: Line, **changes: Any) -> Line:
-        """Change a line, and return what it is now."""
-        changed = replace(line, **changes)
-        self.add(changed)
-        return changed
-
-    def delivered(self, message_ids: Iterable[UUID]) -> list[Line]:
-        """Mark messages of mine, by the router's ids, as delivered, and return them."""
-        wanted = set(message_ids)
-        found = [each for lines in self._of.values() for each in lines if each.is_mine and each.message_id in wanted]
-        return [self.update(each, status=Status.DELIVERED) for each in found]
-
-    def unread(self) -> dict[UUID, int]:
-        """Return how many lines of each person were not read, for those with any."""
-        counts = {who: sum(each.status is Status.TAKEN for each in lines) for who, lines in self._of.items()}
-        return {who: count for who, count in counts.items() if count}
-
-    def mark_read(self, contact_id: UUID) -> None:
-        """Mark what was taken of a person as read."""
-        for each in list(self._of.get(contact_id, [])):
-            if each.status is Status.TAKEN:
-                self.update(each, status=Status.READ)
+def _text_of(entry: Entry) -> str:
+    if entry.kind is Kind.TEXT:
+        return entry.data.decode("utf-8")
+    # What could not be opened has none; whoever sends nothing as bytes sends nothing to show.
+    return f"[{len(entry.data):,} bytes]" if entry.data else ""

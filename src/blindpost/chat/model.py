@@ -1,35 +1,35 @@
 """The messenger without its screens: the only part of the chat that speaks to the client."""
 
 import asyncio
-from collections import deque
+from collections.abc import Iterable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from time import monotonic
 from typing import TYPE_CHECKING, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from blindpost.chat.lines import Line, Lines, Status
+from blindpost.chat.lines import Line, line_of
 from blindpost.client import (
     Client,
     ClientError,
     ContactBook,
     ContactsChanged,
     Delivered,
+    Entry,
+    EntryStatus,
     Event,
     FileError,
+    History,
     KeyChanged,
     LoginRefused,
     Received,
-    Refused,
-    SealedToOldKey,
-    Sent,
     Unreachable,
     UntrustedAnswer,
     WrongServer,
 )
-from blindpost.client.retry import is_passing
+from blindpost.client.history import NEWEST
 from blindpost.protocol.session import DATA_MAX_BYTES
 from blindpost.services.models.contacts import Contact, Direction, UserSummary
 
@@ -109,18 +109,19 @@ Change = PeopleChanged | ConnectionChanged | LineChanged
 class Messenger:
     """People, conversations and the connection. `told` hears of each change, and must be quick."""
 
-    def __init__(self, client: Client, book: ContactBook) -> None:
+    def __init__(self, client: Client, book: ContactBook, history: History) -> None:
         self._client = client
         self._book = book
-        self._lines = Lines()
+        self._history = history
+        """The client's."""
+        self._held: dict[UUID, Line] = {}
+        """Of messages that stay at the router until the user settles their sender's keys."""
+        self._newest: dict[UUID, datetime | None] = {}
+        """When somebody was heard of last, as far as that was looked up."""
         self._contacts: tuple[Contact, ...] | None = None
         self._names: dict[UUID, str] = {}
         """Of people who wrote and are in no list."""
         self._invalid: dict[UUID, UntrustedAnswer] = {}
-        self._typed: deque[Line] = deque()
-        """What the client has not taken yet."""
-        self._sealed: dict[UUID, Line] = {}
-        """What waits in the client's outbox, by its ids there."""
         self._may_send = asyncio.Event()
         self._is_stale = asyncio.Event()
         self._is_stale.set()
@@ -149,7 +150,7 @@ class Messenger:
     @property
     def people(self) -> list[Person]:
         """Everybody to talk to, whoever was heard of last first."""
-        unread = self._lines.unread()
+        unread = self._history.unread()
         people = [self._person(who, name, unread.get(who, 0)) for who, name in self._everybody().items()]
         people.sort(key=lambda each: each.name.lower())
         return sorted(people, key=lambda each: each.last_at or _NEVER, reverse=True)
@@ -167,8 +168,10 @@ class Messenger:
         return next((each for each in self.people if each.id == contact_id), None)
 
     def _person(self, who: UUID, name: str, unread: int) -> Person:
-        newest = self._lines.page(who, None, 1)
-        return Person(who, name, self._trust(who), unread, newest[0][1].sent_at if newest else None)
+        if who not in self._newest:
+            newest = self.page(who, None, 1)
+            self._newest[who] = newest[0][1].sent_at if newest else None
+        return Person(who, name, self._trust(who), unread, self._newest[who])
 
     def _trust(self, who: UUID) -> Trust:
         known = self._book.get(who)
@@ -178,30 +181,30 @@ class Messenger:
             return Trust.INVALID
         return Trust.COMPARED if known is not None and known.verified else Trust.UNCOMPARED
 
-    def page(self, contact_id: UUID, before: int | None = None) -> list[tuple[int, Line]]:
+    def page(self, contact_id: UUID, before: int | None = None, limit: int = PAGE) -> list[tuple[int, Line]]:
         """Return lines before a position (None: the newest), with their positions, oldest first."""
-        return self._lines.page(contact_id, before, PAGE)
+        page = [(position, line_of(entry)) for position, entry in self._history.page(contact_id, before, limit)]
+        if before is None:
+            page += [(NEWEST, line) for line in self._held.values() if line.contact_id == contact_id]
+        return page
 
     def open(self, contact_id: UUID) -> None:
         """Note whose conversation is on the screen: what it has is read."""
         self.opened = contact_id
-        self._lines.mark_read(contact_id)
+        self._history.mark_read(contact_id)
         self.told(PeopleChanged())
-
-    def waiting(self) -> int:
-        """Return how many messages would be lost if the chat ended now."""
-        return len(self._typed)
 
     # What the user does
 
     def send(self, contact_id: UUID, text: str) -> None:
-        """Let a message go as soon as it can; raises KeyChanged, UntrustedAnswer, or ValueError if it is too long."""
+        """Let a message go as soon as it can, and keep it until then.
+
+        Raises KeyChanged, UntrustedAnswer, OutboxFull, or ValueError if it is too long.
+        """
         if excess(text) > 0:
             raise ValueError(f"the message is {excess(text):,} bytes too long: send it in parts")
         self.demand_trust(contact_id)
-        line = Line(uuid4(), contact_id, is_mine=True, text=text, sent_at=datetime.now(UTC), status=Status.WAITING)
-        self._enter(line)
-        self._typed.append(line)
+        self._show(contact_id, is_mine=True, client_message_id=self._client.enqueue(contact_id, text))
         self._may_send.set()
 
     def demand_trust(self, contact_id: UUID) -> None:
@@ -301,90 +304,68 @@ class Messenger:
         match event:
             case Received():
                 self._names.setdefault(event.sender_id, event.username or f"unknown {str(event.sender_id)[:8]}")
-                self._enter(self._line_of(event))
+                self._receive(event)
             case Delivered(ids):
-                for line in self._lines.delivered(ids):
-                    self.told(LineChanged(line))
+                self._tell(self._history.sent_as(ids))
             case ContactsChanged():
                 self._look_again()
 
-    def _line_of(self, received: Received) -> Line:
-        text = received.text
-        if text is None:
-            text = "" if received.data is None else f"[{len(received.data):,} bytes]"
-        return Line(
-            id=received.id,
-            contact_id=received.sender_id,
-            is_mine=False,
-            text=text,
-            sent_at=received.sent_at or received.timestamp,
-            status=Status.READ if received.sender_id == self.opened else Status.TAKEN,
-            message_id=received.id,
-            problem=None if received.problem is None else str(received.problem),
-        )
+    def _receive(self, received: Received) -> None:
+        if received.is_held:
+            self._held[received.id] = line = _held_line(received)
+            self._enter(line)
+            return
+        self._held.pop(received.id, None)
+        if received.sender_id == self.opened:
+            self._history.mark_read(received.sender_id)
+        client_message_id = received.client_message_id or received.id
+        self._show(received.sender_id, is_mine=False, client_message_id=client_message_id)
+
+    def _show(self, contact_id: UUID, *, is_mine: bool, client_message_id: UUID) -> None:
+        entry = self._history.find(contact_id, is_mine, client_message_id)
+        if entry is not None:
+            self._enter(line_of(entry))
 
     def _enter(self, line: Line) -> None:
-        self._lines.add(line)
+        self._newest[line.contact_id] = line.sent_at
         self.told(LineChanged(line))
         self.told(PeopleChanged())
 
-    def _change(self, line: Line, status: Status, message_id: UUID | None = None, problem: str | None = None) -> None:
-        self.told(LineChanged(self._lines.update(line, status=status, message_id=message_id, problem=problem)))
+    def _tell(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self.told(LineChanged(line_of(entry)))
 
     # What is on its way out
 
     async def _send_for_ever(self) -> None:
         while True:
-            is_waiting = bool(self._typed or self._sealed or self._client.unsent())
             with suppress(TimeoutError):
-                async with asyncio.timeout(AGAIN_S if is_waiting else None):
+                async with asyncio.timeout(AGAIN_S if self._client.unsent() else None):
                     await self._may_send.wait()
             self._may_send.clear()
-            # What cannot go now stays, in its order.
-            with suppress(Unreachable, Refused):
-                await self._flush()
-                while self._typed:
-                    await self._send(self._typed[0])
+            with suppress(Unreachable):
+                await self._send_all()
 
-    async def _flush(self) -> None:
-        if not self._client.unsent():
-            return
-        sent: list[Sent] = []
-        problem: ClientError | None = None
+    async def _send_all(self) -> None:
+        """Send what waits; raises Unreachable. What cannot go now keeps its place before others to the same person."""
+        held_up: set[UUID] = set()
+        for message_id, contact_id in self._client.unsent().items():
+            if contact_id not in held_up and not await self._deliver(message_id, contact_id):
+                held_up.add(contact_id)
+
+    async def _deliver(self, message_id: UUID, contact_id: UUID) -> bool:
+        """Send one; False if it still waits: for the router, or for the user, whose screen says so."""
         try:
-            sent = await self._client.flush()
-        except (KeyChanged, UntrustedAnswer, SealedToOldKey) as error:
-            problem = error
-        finally:
-            self._settle(sent, problem)
-
-    def _settle(self, sent: list[Sent], problem: ClientError | None) -> None:
-        """Tell what became of what left the outbox."""
-        ids = {each.client_message_id: each.id for each in sent}
-        for outbox_id in self._sealed.keys() - set(self._client.unsent()):
-            line = self._sealed.pop(outbox_id)
-            person = self.person(line.contact_id)
-            if isinstance(problem, SealedToOldKey) and person is not None and person.name in str(problem):
-                self._change(line, Status.FAILED, problem=str(problem))
-            else:
-                self._change(line, Status.SENT, ids.get(outbox_id))
-
-    async def _send(self, line: Line) -> None:
-        waiting = set(self._client.unsent())
-        try:
-            sent = await self._client.send(line.contact_id, line.text)
-        except ClientError as error:
-            if outbox_ids := set(self._client.unsent()) - waiting:
-                self._sealed[outbox_ids.pop()] = self._typed.popleft()
-                raise
-            if isinstance(error, Unreachable | Refused) and is_passing(error):
-                raise
-            self._typed.popleft()
-            self._change(line, Status.FAILED, problem=str(error))
-            self.told(PeopleChanged())
-        else:
-            self._typed.popleft()
-            self._change(line, Status.SENT, sent.id)
+            await self._client.deliver(message_id)
+        except (Unreachable, FileError):
+            raise
+        except ClientError:
+            if message_id in self._client.unsent():
+                return False
+        # It may also have been dropped: its line says why.
+        entry = self._history.find(contact_id, True, message_id)
+        self._tell([] if entry is None else [entry])
+        return True
 
     # Who there is
 
@@ -421,6 +402,18 @@ class Messenger:
 
 
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
+
+def _held_line(received: Received) -> Line:
+    return Line(
+        id=received.id,
+        contact_id=received.sender_id,
+        is_mine=False,
+        text="",
+        sent_at=received.timestamp,
+        status=EntryStatus.UNREAD,
+        problem=str(received.problem),
+    )
 
 
 def excess(text: str) -> int:

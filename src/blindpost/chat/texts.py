@@ -5,12 +5,13 @@ from typing import Final
 
 from textual.content import Content
 
-from blindpost.chat.lines import Line, Status
+from blindpost.chat.lines import Line
 from blindpost.chat.model import Connection, Person, Reach, Trust
+from blindpost.client import EntryStatus
 from blindpost.printable import printable
 
 TAB: Final = " " * 4
-TICKS: Final = {Status.WAITING: "…", Status.SENT: "✓", Status.DELIVERED: "✓✓", Status.FAILED: "✗"}
+TICKS: Final = {EntryStatus.WAITING: "…", EntryStatus.SENT: "✓", EntryStatus.DELIVERED: "✓✓", EntryStatus.FAILED: "✗"}
 UNREAD_MAX: Final = 99
 MARKS: Final = {
     Trust.COMPARED: ("✓", "$text-success"),
@@ -27,7 +28,8 @@ def safe(text: str) -> str:
 
 def tick(line: Line) -> Content:
     """Say how far a message of mine came."""
-    style = {Status.FAILED: "bold $text-error", Status.DELIVERED: "$text-success"}.get(line.status, "$text-muted")
+    styles = {EntryStatus.FAILED: "bold $text-error", EntryStatus.DELIVERED: "$text-success"}
+    style = styles.get(line.status, "$text-muted")
     return Content.styled(TICKS.get(line.status, ""), style)
 
 

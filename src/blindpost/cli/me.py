@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from getpass import getpass
 from pathlib import Path
 from typing import Annotated, Final
@@ -11,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from blindpost.cli.common import command, errors_as_sentences, fail, identity_given, run
-from blindpost.client import Client, ClientError, Identity, Store
+from blindpost.client import Client, ClientError, History, Identity, Store
 
 PASSPHRASE: Final = "BLINDPOST_PASSPHRASE"  # noqa: S105 - the name of a variable
 IDENTITY: Final = "BLINDPOST_IDENTITY"
@@ -115,16 +116,21 @@ def as_me(given: Path | None, work: Callable[[Client], Awaitable[None]]) -> None
 
 
 def run_as(
-    path: Path, identity: Identity, work: Callable[[Client], Awaitable[None]], store: Store | None = None
+    path: Path,
+    identity: Identity,
+    work: Callable[[Client], Awaitable[None]],
+    store: Store | None = None,
+    history: History | None = None,
 ) -> None:
     """Run something with an identity that is open already, and its store if that is open, too."""
-    run(_with_client(identity, store or store_of(path, identity), work))
-
-
-async def _with_client(identity: Identity, store: Store, work: Callable[[Client], Awaitable[None]]) -> None:
     if identity.origin is None:
         raise AssertionError("an identity without a server")
-    async with Client(identity.origin, identity, store) as client:
+    store = store or store_of(path, identity)
+    run(_with_client(partial(Client, identity.origin, identity, store, history=history), work))
+
+
+async def _with_client(made: Callable[[], Client], work: Callable[[Client], Awaitable[None]]) -> None:
+    async with made() as client:
         try:
             await work(client)
         finally:

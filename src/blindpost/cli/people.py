@@ -23,6 +23,7 @@ from blindpost.client import (
     FileError,
     Identity,
     KeyChanged,
+    NotOpened,
     Received,
     SealedToOldKey,
     StillTrusted,
@@ -482,6 +483,9 @@ async def _show_event(event: Event, told: KeyNews) -> None:
             _show(event)
         case Delivered(ids):
             err.print(f"Delivered: {len(ids)}", style="dim")
+        case NotOpened(_, username, ids):
+            what = "1 message" if len(ids) == 1 else f"{len(ids)} messages"
+            err.print(f"{username} could not open {what} of yours: write again.", style="bold red", markup=False)
         case ContactsChanged():
             await told.tell_change()
             await told.tell()
@@ -494,6 +498,9 @@ def _show(message: Received) -> None:
         err.print(Text.assemble(when, " ", who, " ", (printable(str(problem)), "bold red")), soft_wrap=True)
         if hint := hint_for(problem):
             err.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)
+    if message.missing:
+        what = "1 message" if message.missing == 1 else f"{message.missing} messages"
+        err.print(f"{what} of {who} before the next one have not arrived.", style="bold yellow", markup=False)
     if message.data is not None:
         body = message.text if message.text is not None else f"[{len(message.data)} bytes]"
         # Further lines are indented: nobody can write a line that looks like somebody else's message.

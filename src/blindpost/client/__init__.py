@@ -29,7 +29,7 @@ from blindpost.client.errors import (
 )
 from blindpost.client.history import Entry, EntryStatus, History
 from blindpost.client.identity import Identity, Role
-from blindpost.client.inbox import Received
+from blindpost.client.inbox import NotOpened, Received
 from blindpost.client.retry import Retry
 from blindpost.client.sealer import EnvelopeSealer, Opened, Sealer, SessionSealer
 from blindpost.client.store import Contact, ContactBook, Store
@@ -61,6 +61,7 @@ __all__ = [
     "LoginRefused",
     "MaybeRepeated",
     "NoPrekeys",
+    "NotOpened",
     "NotRegistered",
     "Opened",
     "OutboxFull",

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from itertools import count
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeVar, Unpack
 from uuid import UUID, uuid4
 
 import httpx
@@ -19,6 +19,7 @@ from blindpost.client.errors import (
     ClientError,
     KeyChanged,
     LoginRefused,
+    NoPrekeys,
     Refused,
     SealedToOldKey,
     UnknownContact,
@@ -26,8 +27,9 @@ from blindpost.client.errors import (
     UntrustedAnswer,
     WrongName,
 )
+from blindpost.client.history import Changes, Entry, EntryStatus, History
 from blindpost.client.identity import Identity, Role
-from blindpost.client.inbox import Inbox, Received
+from blindpost.client.inbox import Inbox, NotOpened, Received
 from blindpost.client.line import Line, Outlet
 from blindpost.client.prekeys import Prekeys
 from blindpost.client.retry import TOO_MANY, Retry, is_passing
@@ -37,6 +39,7 @@ from blindpost.client.store import Contact, Store, Unsent
 from blindpost.client.transport import HttpTransport, Transport, parse
 from blindpost.protocol import transcripts
 from blindpost.protocol.content import Content, Kind
+from blindpost.protocol.session import DATA_MAX_BYTES
 from blindpost.services.models.auth import (
     DeleteAccount,
     EcdhUpdate,
@@ -87,7 +90,7 @@ class ContactsChanged:
     """A contact, a request or somebody's keys changed: ask again."""
 
 
-Event = Received | Delivered | ContactsChanged
+Event = Received | NotOpened | Delivered | ContactsChanged
 
 
 class Client:
@@ -102,6 +105,7 @@ class Client:
         store: its memory.
         transport: an httpx transport, in place of the network.
         allow_http: permit plain http to anywhere: the network then sees the session's token.
+        history: where to keep what was said, such as the store's; None: nowhere.
         sealer: the end-to-end encryption, in place of sessions.
         retry: how often and when calls are repeated.
         clock: Unix seconds.
@@ -115,6 +119,7 @@ class Client:
         *,
         transport: httpx.AsyncBaseTransport | Transport | None = None,
         allow_http: bool = False,
+        history: History | None = None,
         sealer: Sealer | None = None,
         retry: Retry | None = None,
         clock: Callable[[], float] = time.time,
@@ -130,7 +135,10 @@ class Client:
         self._sealer = sealer or SessionSealer(self._session, identity, store, self._prekeys, clock)
         self._directory = Directory(self._session, store)
         self._outlet = Outlet(self._session)
-        self._inbox = Inbox(self._session, store, self._directory, self._sealer, self._outlet.acknowledge)
+        self._history = history
+        self._inbox = Inbox(
+            self._session, store, history, self._directory, self._sealer, self._outlet.acknowledge, clock
+        )
         self._confirmed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -461,48 +469,129 @@ class Client:
         """Encrypt and send a message.
 
         Raises KeyChanged until changed keys are confirmed, NoPrekeys if the contact left no keys to begin a session
-        with, ValueError if the message is too long, OutboxFull. After Unreachable, or Refused with status 503, it waits
-        in the outbox: call `flush`, not `send` again.
+        with, ValueError if the message is too long, OutboxFull. After Unreachable, or Refused with status 503 or 429,
+        it waits in the outbox, unless nobody knew yet who the contact is (`unsent` tells): call `flush`, not `send`
+        again.
         """
-        recipient = await self._directory.contact(await self._resolve(contact), keep=True)
-        content = _content(message, int(self._clock() * 1000))
-        begun = await self._sealer.prepare(recipient)
+        unsent, content = self._written(await self._resolve(contact), message)
+        try:
+            recipient = await self._directory.contact(unsent.recipient_id, keep=True)
+            begun = await self._sealer.prepare(recipient)
+        except (Unreachable, Refused) as error:
+            if is_passing(error):
+                self._enter(unsent, content)
+            raise
         with self._store.change():
-            unsent = Unsent(
-                client_message_id=content.client_message_id,
-                recipient_id=recipient.user_id,
-                message=self._sealer.seal(recipient, content, begun),
-                sealed_for=(recipient.ecdsa, recipient.ecdh),
-            )
-            self._store.enqueue(unsent)
+            unsent = unsent.sealed(self._sealer.seal(recipient, content, begun), recipient)
+            self._enter(unsent, content)
         try:
             return await self._post(unsent)
-        except KeyChanged:
+        except KeyChanged as change:
             # The session ended before the message was taken, and the keys changed meanwhile: as if it had been known.
-            self._store.settle(unsent.client_message_id)
+            self._fail(unsent, change)
             raise
 
+    def enqueue(self, contact_id: UUID, message: str | bytes) -> UUID:
+        """Put a message into the outbox, on disk, and return its client message id; nothing is asked of the router.
+
+        It is sealed and sent by `deliver` or `flush`. Raises ValueError if it is too long, OutboxFull.
+        """
+        unsent, content = self._written(contact_id, message)
+        self._enter(unsent, content)
+        return unsent.client_message_id
+
+    async def deliver(self, client_message_id: UUID) -> Sent | None:
+        """Send a message of the outbox; None if it is not there: another process may have sent it at the same time.
+
+        What was sealed goes as the same bytes under the same id, so the router keeps one of each. After Unreachable, or
+        Refused with status 503 or 429, and after KeyChanged or UntrustedAnswer, it stays in the outbox. What the router
+        refuses for good is dropped, and so is, after the user confirmed new keys, what was sealed to a key that they do
+        not vouch for (SealedToOldKey), and what is for somebody who left no keys (NoPrekeys).
+        """
+        unsent = self._store.waiting(client_message_id)
+        if unsent is None:
+            return None
+        try:
+            sealed = await self._sealed(unsent)
+        except (NoPrekeys, Refused) as error:
+            if isinstance(error, NoPrekeys) or _is_final(error):
+                self._fail(unsent, error)
+            raise
+        return None if sealed is None else await self._post(sealed)
+
     async def flush(self) -> list[Sent]:
-        """Send what a lost connection or a crash left in the outbox: the same bytes under the same ids.
+        """Send what waits in the outbox, as `deliver` does.
 
-        Another process may do the same at the same time: the router keeps one of each.
-        A message that the router refuses for good is dropped, and the refusal raised.
-
-        What was sealed for somebody whose keys may not be used now stays, and KeyChanged or UntrustedAnswer is raised
-        once all others have had their turn. After the user confirmed new keys, what was sealed to a key that they do
-        not vouch for is dropped, and SealedToOldKey raised likewise.
+        What cannot go for good, or until the user has done something, does not keep the others: the first such error is
+        raised once all have had their turn.
         """
         sent: list[Sent] = []
         problems: list[ClientError] = []
-        for unsent in self._store.unsent():
+        for client_message_id in self.unsent():
             try:
-                await self._check_recipient(unsent)
-                sent.append(await self._post(unsent))
-            except (KeyChanged, UntrustedAnswer, SealedToOldKey) as problem:
+                delivered = await self.deliver(client_message_id)
+            except (KeyChanged, UntrustedAnswer, SealedToOldKey, NoPrekeys, Refused) as problem:
+                if isinstance(problem, Refused) and not _is_final(problem):
+                    raise
                 problems.append(problem)
+            else:
+                sent += [] if delivered is None else [delivered]
         if problems:
             raise problems[0]
         return sent
+
+    def unsent(self) -> dict[UUID, UUID]:
+        """Return the client message ids that wait in the outbox, oldest first, and for whom they are."""
+        return {unsent.client_message_id: unsent.recipient_id for unsent in self._store.unsent()}
+
+    def _written(self, contact_id: UUID, message: str | bytes) -> tuple[Unsent, Content]:
+        content = _content(message, int(self._clock() * 1000))
+        plain = content.encode()
+        return Unsent(client_message_id=content.client_message_id, recipient_id=contact_id, content=plain), content
+
+    def _enter(self, unsent: Unsent, content: Content) -> None:
+        """Put a message into the outbox and the history."""
+        with self._store.change():
+            self._store.enqueue(unsent)
+            if self._history is not None:
+                self._history.add(
+                    Entry(
+                        client_message_id=unsent.client_message_id,
+                        contact_id=unsent.recipient_id,
+                        is_mine=True,
+                        kind=content.kind,
+                        data=content.data,
+                        sent_at_ms=content.sent_at_ms,
+                        message_id=None,
+                        status=EntryStatus.WAITING,
+                    )
+                )
+
+    def _settle(self, unsent: Unsent, **changes: Unpack[Changes]) -> None:
+        """Take a message out of the outbox, and note in the history what became of it."""
+        with self._store.change():
+            self._store.settle(unsent.client_message_id)
+            if self._history is not None:
+                self._history.update(unsent.recipient_id, True, unsent.client_message_id, **changes)
+
+    def _fail(self, unsent: Unsent, error: ClientError) -> None:
+        self._settle(unsent, status=EntryStatus.FAILED, problem=str(error))
+
+    async def _sealed(self, unsent: Unsent) -> Unsent | None:
+        """Seal a message of the outbox unless it is, and return it; None if another process sent it meanwhile."""
+        if unsent.message is not None:
+            await self._check_recipient(unsent)
+            return unsent
+        recipient = await self._directory.contact(unsent.recipient_id, keep=True)
+        begun = await self._sealer.prepare(recipient)
+        with self._store.change():
+            waiting = self._store.waiting(unsent.client_message_id)
+            if waiting is not None and waiting.content is not None:
+                waiting = waiting.sealed(
+                    self._sealer.seal(recipient, Content.decode(waiting.content), begun), recipient
+                )
+                self._store.seal(waiting)
+        return waiting
 
     async def _check_recipient(self, unsent: Unsent) -> None:
         """Let a sealed message pass only while the keys that it was sealed for may be used."""
@@ -514,24 +603,23 @@ class Client:
                 raise
             return
         if not unsent.may_go_to(recipient):
-            self._store.settle(unsent.client_message_id)
-            raise SealedToOldKey(recipient.username)
-
-    def unsent(self) -> tuple[UUID, ...]:
-        """Return the client message ids that wait in the outbox."""
-        return tuple(unsent.client_message_id for unsent in self._store.unsent())
+            problem = SealedToOldKey(recipient.username)
+            self._fail(unsent, problem)
+            raise problem
 
     async def _post(self, unsent: Unsent) -> Sent:
-        request = SendRequest(**unsent.model_dump(exclude={"sealed_for"}))
+        request = SendRequest(**unsent.model_dump(include={"client_message_id", "recipient_id", "message"}))
         try:
             answer = await self._outlet.send(request, partial(self._check_recipient, unsent))
         except Refused as error:
             # After a fault of the router's it is not known what happened: the same bytes may be sent again.
-            if not (is_passing(error) or error.status >= FAULT or isinstance(error, LoginRefused)):
-                self._store.settle(unsent.client_message_id)
+            if _is_final(error):
+                self._fail(unsent, error)
             raise
-        self._store.settle(unsent.client_message_id)
-        self._inbox.await_receipt(answer.id)
+        # The receipt may have been faster than the answer.
+        has_arrived = self._inbox.await_receipt(answer.id)
+        status = EntryStatus.DELIVERED if has_arrived else EntryStatus.SENT
+        self._settle(unsent, status=status, message_id=answer.id)
         return Sent(answer.id, answer.timestamp, unsent.client_message_id)
 
     async def messages(self, timeout_s: float = 30.0) -> AsyncGenerator[Received, None]:
@@ -562,10 +650,12 @@ class Client:
                 for news in _news(answer):
                     yield news
                 for message in answer.messages:
-                    received = await self._patiently(partial(self._inbox.open, message))
-                    if received is not None:
-                        yield received
-                        self._inbox.take(received)
+                    opened = await self._patiently(partial(self._inbox.open, message))
+                    if opened is not None:
+                        yield opened
+                    if isinstance(opened, Received):
+                        self._inbox.take(opened)
+                await self._tell_unopened()
                 done = await self._patiently(self._inbox.acknowledge)
                 # Held messages, or a router that does not wait, answer each poll at once.
                 is_idle = not (done or line.is_stream) and time.monotonic() - started < IDLE_PAUSE_S
@@ -607,12 +697,30 @@ class Client:
         if answer.contacts_changed:
             self._prekeys.expire()
         await self._prekeys.keep_if_possible()
-        opened: dict[UUID | None, Received] = {}
+        received: dict[UUID, Received] = {}
+        notices: list[NotOpened] = []
         for message in answer.messages:
-            received = await self._inbox.open(message)
-            if received is not None:
-                opened.setdefault(received.client_message_id or received.id, received)
-        return [*_news(answer), *opened.values()]
+            opened = await self._inbox.open(message)
+            if isinstance(opened, Received):
+                received.setdefault(opened.client_message_id or opened.id, opened)
+            elif opened is not None:
+                notices.append(opened)
+        await self._tell_unopened()
+        return [*_news(answer), *notices, *received.values()]
+
+    async def _tell_unopened(self) -> None:
+        """Tell people which of their messages could not be opened here, if that can be done."""
+        for contact_id, ids in self._inbox.notices.due():
+            content = Content(uuid4(), int(self._clock() * 1000), Kind.LOST, ids)
+            # To read is never held up by it: what could not be told now is told with the next such message.
+            with suppress(ClientError):
+                recipient = await self._directory.contact(contact_id)
+                begun = await self._sealer.prepare(recipient, anew=True)
+                unsent = Unsent(client_message_id=content.client_message_id, recipient_id=contact_id)
+                with self._store.change():
+                    unsent = unsent.sealed(self._sealer.seal(recipient, content, begun), recipient)
+                    self._store.enqueue(unsent)
+                await self._post(unsent)
 
     async def ack(self, *received: Received) -> None:
         """Acknowledge messages that were taken; held ones are passed over."""
@@ -640,9 +748,17 @@ def _one_error() -> Iterator[None]:
         raise group.exceptions[0] from None
 
 
+def _is_final(error: Refused) -> bool:
+    """Tell whether the router surely did not take a message, and never will."""
+    return not (is_passing(error) or error.status >= FAULT or isinstance(error, LoginRefused))
+
+
 def _content(message: str | bytes, sent_at_ms: int) -> Content:
+    """Return what a message says; raises ValueError if it is too long."""
     is_text = isinstance(message, str)
     data = message.encode("utf-8") if isinstance(message, str) else message
+    if len(data) > DATA_MAX_BYTES:
+        raise ValueError(f"a message holds at most {DATA_MAX_BYTES:,} bytes")
     return Content(uuid4(), sent_at_ms, Kind.TEXT if is_text else Kind.BYTES, data)
 
 

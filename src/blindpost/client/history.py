@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Final, TypedDict, Unpack
+from typing import Final, Self, TypedDict, Unpack
 from uuid import UUID
 
 from pydantic import Field
 
+from blindpost.client.identity import Identity
 from blindpost.client.records import Place, Record, Records
 from blindpost.client.saved import Fixed, parsed, written
 from blindpost.protocol.content import Kind
@@ -24,14 +25,14 @@ class EntryStatus(StrEnum):
     SENT = "sent"
     DELIVERED = "delivered"
     FAILED = "failed"
-    UNTAKEN = "untaken"
-    """Opened and kept, but not handed to the program yet."""
-    TAKEN = "taken"
+    UNREAD = "unread"
     READ = "read"
 
 
-_STATES: Final = {EntryStatus.UNTAKEN: 1, EntryStatus.TAKEN: 2}
+_STATES: Final = {EntryStatus.SENT: 1, EntryStatus.UNREAD: 2}
 """States that are looked for, as the file shows them; all others are 0."""
+NOT_OPENED: Final = "they could not open it: what they open messages with was lost. Write it again"
+EXPIRED: Final = "it waited for too long, and the server dropped it"
 
 
 class Entry(Fixed):
@@ -73,6 +74,11 @@ class History:
     def __init__(self, records: Records) -> None:
         self._records = records
 
+    @classmethod
+    def in_memory(cls, identity: Identity) -> Self:
+        """Make one that is gone with the process."""
+        return cls(Records(None, identity))
+
     def add(self, entry: Entry) -> bool:
         """Put a message at the end; False, and no change, if it is there already."""
         place = _place(entry.contact_id, entry.client_message_id, is_mine=entry.is_mine)
@@ -107,39 +113,45 @@ class History:
             self._write(entry.model_copy(update=dict(changes)))
         return True
 
-    def delivered(self, message_ids: Iterable[UUID]) -> list[Entry]:
-        """Mark messages of mine, by the router's ids, as delivered; return those that were not before.
+    def sent_as(self, message_ids: Iterable[UUID]) -> list[Entry]:
+        """Return messages of mine by the router's ids; those that are not known are left out."""
+        with self._records.moment():
+            return [_entry(each) for id_ in message_ids for each in self._records.of_second(ENTRY, id_.bytes)]
 
-        Ids that are not known are passed over.
-        """
+    def delivered(self, message_ids: Iterable[UUID]) -> None:
+        """Mark messages of mine, by the router's ids, as delivered, unless they are known to have failed."""
         with self._records.change():
-            found = [_entry(each) for id_ in message_ids for each in self._records.of_second(ENTRY, id_.bytes)]
-            news = [each for each in found if each.status is not EntryStatus.DELIVERED]
-            return [self._marked(each, EntryStatus.DELIVERED) for each in news]
+            for each in self.sent_as(message_ids):
+                if each.status is EntryStatus.SENT:
+                    self._write(each.model_copy(update={"status": EntryStatus.DELIVERED}))
 
-    def untaken(self) -> list[Entry]:
-        """Return what was not handed to the program yet, oldest first."""
-        return [_entry(each) for each in self._records.in_state(ENTRY, _STATES[EntryStatus.UNTAKEN])]
+    def failed(self, message_ids: Iterable[UUID], problem: str, contact_id: UUID | None = None) -> None:
+        """Mark messages of mine, by the router's ids, as failed: all of them, or those to one person."""
+        with self._records.change():
+            for each in self.sent_as(message_ids):
+                if contact_id in {None, each.contact_id}:
+                    self._write(each.model_copy(update={"status": EntryStatus.FAILED, "problem": problem}))
+
+    def awaited(self) -> list[UUID]:
+        """Return the router's ids of messages of mine that were sent, and are not known to have arrived."""
+        sent = (_entry(each) for each in self._records.in_state(ENTRY, _STATES[EntryStatus.SENT]))
+        return [each.message_id for each in sent if each.message_id is not None]
 
     def unread(self) -> dict[UUID, int]:
-        """Return how many messages of each person were not read, for those with any; untaken ones are among them."""
-        return {_entry(first).contact_id: count for first, count in self._records.counts(ENTRY)}
+        """Return how many messages of each person were not read, for those with any."""
+        counted = self._records.counts(ENTRY, _STATES[EntryStatus.UNREAD])
+        return {_entry(first).contact_id: count for first, count in counted}
 
     def mark_read(self, contact_id: UUID) -> None:
-        """Mark what was taken of a person as read. What was not taken was not seen, so it stays."""
+        """Mark all messages of a person as read."""
         with self._records.change():
-            for each in self._records.in_state(ENTRY, _STATES[EntryStatus.TAKEN], contact_id.bytes):
-                self._marked(_entry(each), EntryStatus.READ)
+            for each in self._records.in_state(ENTRY, _STATES[EntryStatus.UNREAD], contact_id.bytes):
+                self._write(_entry(each).model_copy(update={"status": EntryStatus.READ}))
 
     def clear(self, contact_id: UUID) -> None:
         """Remove all messages with a person."""
         with self._records.change():
             self._records.remove_all(ENTRY, contact_id.bytes)
-
-    def _marked(self, entry: Entry, status: EntryStatus) -> Entry:
-        marked = entry.model_copy(update={"status": status})
-        self._write(marked)
-        return marked
 
     def _write(self, entry: Entry) -> None:
         place = _place(entry.contact_id, entry.client_message_id, is_mine=entry.is_mine)

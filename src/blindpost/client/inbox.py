@@ -1,6 +1,6 @@
 """What arrives: fetched, opened, checked against what came before, acknowledged once the user has it."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -19,11 +19,13 @@ from blindpost.client.errors import (
     UnknownContact,
     UntrustedAnswer,
 )
+from blindpost.client.history import EXPIRED, NOT_OPENED, Entry, EntryStatus, History
+from blindpost.client.notices import Notices
 from blindpost.client.sealer import Opened, Sealer
 from blindpost.client.session import Session
 from blindpost.client.store import Contact, Store
 from blindpost.client.transport import TIMEOUT_S, parse
-from blindpost.protocol.content import Kind
+from blindpost.protocol.content import Content, Kind
 from blindpost.protocol.limits import PAGE_MAX, POLL_MAX_S
 from blindpost.services.models.messages import Message, PollAnswer
 
@@ -39,6 +41,15 @@ AWAITED_MAX: Final = 500
 """Messages of mine whose receipts are asked for if they may have been lost: the newest."""
 NOT_FOUND: Final = 404
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class NotOpened:
+    """Messages of mine that somebody could not open, by the router's ids: what they open messages with was lost."""
+
+    contact_id: UUID
+    username: str
+    ids: tuple[UUID, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +99,17 @@ class Inbox:
         self,
         session: Session,
         store: Store,
+        history: History | None,
         directory: Directory,
         sealer: Sealer,
         acknowledge: Callable[[list[UUID]], Awaitable[None]],
+        clock: Callable[[], float],
     ) -> None:
         self._session = session
         self._send_acknowledgement = acknowledge
         self._store = store
+        self._history = history
+        self.notices = Notices(clock)
         self._directory = directory
         self._sealer = sealer
         self._held: dict[UUID, tuple[UUID, int]] = {}
@@ -104,6 +119,10 @@ class Inbox:
         self._taken: dict[tuple[UUID, UUID], Received] = {}
         """What the user has and the disk does not know of, by sender and the sender's id for it."""
         self._awaited: dict[UUID, None] = {}
+        self._arrived: dict[UUID, None] = {}
+        """Messages of which was told before it was known that they are mine: the newest."""
+        for message_id in [] if history is None else history.awaited():
+            self.await_receipt(message_id)
 
     @property
     def has_done(self) -> bool:
@@ -134,14 +153,14 @@ class Inbox:
         self._forget_held(answer)
         if answer.contacts_changed:
             self.contacts_changed()
-        self.told(answer.delivered)
+        self.delivered(answer.delivered)
         return answer
 
     def take_in(self, answer: PollAnswer) -> PollAnswer:
         """Take in what a stream has: of that which the router gives to it, a part may be still to come."""
         if len(self._held) > PAGE_MAX:
             self._forget_held(answer)
-        self.told(answer.delivered)
+        self.delivered(answer.delivered)
         return answer
 
     def _forget_held(self, answer: PollAnswer) -> None:
@@ -157,18 +176,38 @@ class Inbox:
         """Messages of mine, as the router calls them, of whose delivery nothing was heard."""
         return tuple(self._awaited)
 
-    def await_receipt(self, message_id: UUID) -> None:
-        """Note that a message of mine was sent."""
-        self._awaited[message_id] = None
-        if len(self._awaited) > AWAITED_MAX:
-            del self._awaited[next(iter(self._awaited))]
+    def await_receipt(self, message_id: UUID) -> bool:
+        """Note that a message of mine was sent; True if it was told already that it arrived."""
+        if message_id in self._arrived:
+            del self._arrived[message_id]
+            return True
+        _add(self._awaited, message_id)
+        return False
 
-    def told(self, message_ids: Iterable[UUID]) -> None:
+    def delivered(self, message_ids: Collection[UUID]) -> None:
+        """Note that messages of mine arrived."""
+        if not message_ids:
+            return
+        for message_id in message_ids:
+            if message_id in self._awaited:
+                del self._awaited[message_id]
+            else:
+                _add(self._arrived, message_id)
+        if self._history is not None:
+            self._history.delivered(message_ids)
+
+    def expired(self, message_ids: Collection[UUID]) -> None:
+        """Note that messages of mine waited for too long."""
+        self.give_up(message_ids)
+        if self._history is not None and message_ids:
+            self._history.failed(message_ids, EXPIRED)
+
+    def give_up(self, message_ids: Iterable[UUID]) -> None:
         """Note that nothing more is to be heard of messages of mine."""
         for message_id in message_ids:
             self._awaited.pop(message_id, None)
 
-    async def open(self, message: Message) -> Received | None:
+    async def open(self, message: Message) -> Received | NotOpened | None:
         """Open one message; None if the user had it before. Raises Unreachable or Refused if keys cannot be had."""
         if message.id in self._done or self._store.was_flagged(message.id):
             self._done[message.id] = None
@@ -181,18 +220,57 @@ class Inbox:
             self._held.pop(message.id, None)
             self._done[message.id] = None
             return None
-        except (CannotDecrypt, KeyChanged, UntrustedAnswer) as problem:
+        except CannotDecrypt as problem:
+            self.notices.note(message.sender_id, message.id)
             return self._problem(message, problem)
-        content = opened.content
+        except (KeyChanged, UntrustedAnswer) as problem:
+            return self._problem(message, problem)
         self._held.pop(message.id, None)
-        if self._was_taken(sender.user_id, content.client_message_id) or content.kind is Kind.LOST:
+        return self._opened(message, sender, opened, doubt)
+
+    def _opened(
+        self, message: Message, sender: Contact, opened: Opened, doubt: ClientError | None
+    ) -> Received | NotOpened | None:
+        content = opened.content
+        if self._was_taken(sender.user_id, content.client_message_id):
             self._done[message.id] = None
             return None
+        if content.kind is Kind.LOST:
+            return self._not_opened(message, sender, content)
         # As it is now: another process may have read more of this sender's messages meanwhile.
         sender = self._store.contacts.get(sender.user_id) or sender
         if doubt is None and content.sent_at_ms <= sender.forgotten_until:
             doubt = MaybeRepeated()
-        return _received(message, sender, opened, doubt)
+        return self._kept(_received(message, sender, opened, doubt))
+
+    def _kept(self, received: Received) -> Received:
+        """Put a message into the history, once, before anybody has it."""
+        if self._history is not None and not received.is_held:
+            sent_at = received.sent_at or received.timestamp
+            self._history.add(
+                Entry(
+                    client_message_id=received.client_message_id or received.id,
+                    contact_id=received.sender_id,
+                    is_mine=False,
+                    kind=received.kind or Kind.BYTES,
+                    data=received.data or b"",
+                    sent_at_ms=(sent_at - EPOCH) // timedelta(milliseconds=1),
+                    message_id=received.id,
+                    status=EntryStatus.UNREAD,
+                    problem=None if received.problem is None else str(received.problem),
+                    missing=received.missing,
+                )
+            )
+        return received
+
+    def _not_opened(self, message: Message, sender: Contact, notice: Content) -> NotOpened:
+        """Take in a notice. If it comes again it is recognised by its ciphertext, and acknowledged."""
+        if self._history is not None:
+            self._history.failed(notice.lost, NOT_OPENED, sender.user_id)
+        with self._store.change():
+            self._store.mark_read(sender.user_id, notice.client_message_id, notice.sent_at_ms)
+        self._done[message.id] = None
+        return NotOpened(sender.user_id, sender.username, notice.lost)
 
     def _was_taken(self, sender_id: UUID, client_message_id: UUID) -> bool:
         is_taken = (sender_id, client_message_id) in self._taken
@@ -297,11 +375,18 @@ class Inbox:
             self._held[message.id] = message.sender_id, len(message.message)
         else:
             self._held.pop(message.id, None)
-        return received
+        return self._kept(received)
 
     def _has_room(self, message: Message) -> bool:
         sizes = [size for sender_id, size in self._held.values() if sender_id == message.sender_id]
         return len(sizes) < HELD_MAX and sum(sizes) + len(message.message) <= HELD_MAX_BYTES
+
+
+def _add(ids: dict[UUID, None], message_id: UUID) -> None:
+    """Put an id at the end, and drop the oldest beyond the bound."""
+    ids[message_id] = None
+    if len(ids) > AWAITED_MAX:
+        del ids[next(iter(ids))]
 
 
 def _received(message: Message, sender: Contact, opened: Opened, problem: ClientError | None) -> Received:

@@ -87,8 +87,8 @@ class Line:
         self._stream: Stream | None = None
         self._opened = 0.0
         self._logins = 0
-        self._has_lost = False
-        """Whether receipts may have gone with a stream."""
+        self._has_lost = bool(inbox.awaited)
+        """Whether receipts may have gone with a stream, or with an earlier run."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -150,8 +150,10 @@ class Line:
         awaited = self._inbox.awaited
         statuses = await self._statuses(awaited)
         self._has_lost = False
-        self._inbox.told(each for each in awaited if statuses.get(each) is not MessageStatus.QUEUED)
         delivered = [each for each, status in statuses.items() if status is MessageStatus.DELIVERED]
+        self._inbox.delivered(delivered)
+        self._inbox.expired([each for each, status in statuses.items() if status is MessageStatus.EXPIRED])
+        self._inbox.give_up(each for each in awaited if each not in statuses)
         if not delivered:
             return None
         return PollAnswer(has_messages=False, has_more=False, messages=[], contacts_changed=False, delivered=delivered)

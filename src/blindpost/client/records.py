@@ -43,7 +43,7 @@ _SCHEMA: Final = (
         " name BLOB NOT NULL UNIQUE, state INTEGER NOT NULL, second BLOB, sealed BLOB)"
     ),
     "CREATE INDEX of_owner ON records(kind, owner)",
-    "CREATE INDEX in_state ON records(kind, state, owner) WHERE state > 0",
+    "CREATE INDEX in_state ON records(kind, state, owner) WHERE state <> 0",
     "CREATE INDEX of_second ON records(second) WHERE second IS NOT NULL",
 )
 _SEQUENCE: Final = "CREATE TABLE sqlite_sequence(name,seq)"
@@ -76,18 +76,19 @@ _PAGE: Final = (
 )
 _IN_STATE: Final = (
     "SELECT position, owner, name, state, second, sealed FROM records INDEXED BY in_state"
-    " WHERE kind = ? AND state = ? AND state > 0 ORDER BY position"
+    " WHERE kind = ? AND state = ? AND state <> 0 ORDER BY position"
 )
 _OF_OWNER_IN_STATE: Final = (
     "SELECT position, owner, name, state, second, sealed FROM records INDEXED BY in_state"
-    " WHERE kind = ? AND state = ? AND owner = ? AND state > 0 ORDER BY position"
+    " WHERE kind = ? AND state = ? AND owner = ? AND state <> 0 ORDER BY position"
 )
 _OF_SECOND: Final = (
     "SELECT position, owner, name, state, second, sealed FROM records INDEXED BY of_second"
     " WHERE second = ? AND kind = ? ORDER BY position"
 )
 _COUNT: Final = (
-    "SELECT MIN(position), COUNT(*) FROM records INDEXED BY in_state WHERE kind = ? AND state > 0 GROUP BY owner"
+    "SELECT MIN(position), COUNT(*) FROM records INDEXED BY in_state WHERE kind = ? AND state = ? AND state <> 0"
+    " GROUP BY owner"
 )
 _AT: Final = "SELECT position, owner, name, state, second, sealed FROM records WHERE position = ?"
 _PLACE: Final = "SELECT position FROM records WHERE name = ?"
@@ -278,7 +279,7 @@ class Records:
         return self._records(kind, _PAGE, kind, self._owner(kind, owner), before, limit)
 
     def in_state(self, kind: str, state: int, owner: bytes | None = None) -> list[Record]:
-        """Return all in a state above 0, or those of an owner, oldest first."""
+        """Return all in a state other than 0, or those of an owner, oldest first."""
         if owner is None:
             return self._records(kind, _IN_STATE, kind, state)
         return self._records(kind, _OF_OWNER_IN_STATE, kind, state, self._owner(kind, owner))
@@ -287,10 +288,10 @@ class Records:
         """Return all that have this second name, oldest first."""
         return self._records(kind, _OF_SECOND, self._second(kind, second), kind)
 
-    def counts(self, kind: str) -> list[tuple[Record, int]]:
-        """Return, for each owner with records in a state above 0, the oldest of these and how many there are."""
+    def counts(self, kind: str, state: int) -> list[tuple[Record, int]]:
+        """Return, for each owner with records in a state other than 0, the oldest of these and how many there are."""
         with self.moment():
-            counted = self._run(_COUNT, kind)
+            counted = self._run(_COUNT, kind, state)
             return [(self._records(kind, _AT, position)[0], count) for position, count in counted]
 
     def put(self, place: Place, data: bytes, *, state: int = 0, second: bytes | None = None) -> None:

@@ -15,7 +15,7 @@ from blindpost.client.session import Session as Calls
 from blindpost.client.store import Contact, Store
 from blindpost.client.transport import parse
 from blindpost.protocol import envelope, session, transcripts
-from blindpost.protocol.content import Content
+from blindpost.protocol.content import Content, Kind
 from blindpost.protocol.envelope import Parties
 from blindpost.protocol.handshake import Header, Offer, Offered, OfferedKem, Party
 from blindpost.protocol.kem import KemPublicKey
@@ -39,8 +39,8 @@ class Opened(NamedTuple):
 class Sealer(Protocol):
     """Encrypts to a contact and decrypts from one."""
 
-    async def prepare(self, recipient: Contact) -> Session | None:
-        """Have what `seal` needs, from the router if need be."""
+    async def prepare(self, recipient: Contact, *, anew: bool = False) -> Session | None:
+        """Have what `seal` needs, from the router if need be; `anew` if what there is may be of no use to them."""
 
     def seal(self, recipient: Contact, content: Content, begun: Session | None) -> bytes:
         """Return the message for the router; raises ValueError if it does not fit.
@@ -58,7 +58,7 @@ class EnvelopeSealer:
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
 
-    async def prepare(self, recipient: Contact) -> None:
+    async def prepare(self, recipient: Contact, *, anew: bool = False) -> None:
         """Do nothing: an envelope needs no more than keys that are known."""
 
     def seal(self, recipient: Contact, content: Content, begun: Session | None = None) -> bytes:  # noqa: ARG002
@@ -97,10 +97,10 @@ class SessionSealer:
         self._clock = clock
         self._envelopes = EnvelopeSealer(identity)
 
-    async def prepare(self, recipient: Contact) -> Session | None:
+    async def prepare(self, recipient: Contact, *, anew: bool = False) -> Session | None:
         """Begin a session if there is none that may be used; raises NoPrekeys, WrongKeys, or what a call raises."""
         self._identity.reload()
-        if next(self._usable(recipient), None) is not None:
+        if not anew and next(self._usable(recipient), None) is not None:
             return None
         offer = self._checked(recipient, await self._claim(recipient))
         me = Party(self._identity.account, self._identity.ecdsa_key, self._identity.ecdh_key)
@@ -109,7 +109,8 @@ class SessionSealer:
 
     def seal(self, recipient: Contact, content: Content, begun: Session | None) -> bytes:
         with self._store.change():
-            saved = next(self._usable(recipient), None)
+            # Another message may have begun one meanwhile: one is enough. Only a notice needs its own.
+            saved = None if content.kind is Kind.LOST else next(self._usable(recipient), None)
             state = begun if saved is None else session.decode(saved.state)
             if state is None:
                 raise UntrustedAnswer("the session ended while a message was written", "Send it again.")

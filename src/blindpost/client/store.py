@@ -105,13 +105,21 @@ class Contact(Fixed):
 
 
 class Unsent(Fixed):
-    """A sealed message whose arrival is not certain. It is repeated as it is, never sealed again."""
+    """A message whose arrival is not certain. Once it is sealed it is repeated as it is, never sealed again."""
 
     client_message_id: UUID
     recipient_id: UUID
-    message: Ciphertext
+    content: bytes | None = Field(default=None, repr=False)
+    """What is to be sealed; None once it is."""
+    message: Ciphertext | None = None
+    """Sealed; None until it is."""
     sealed_for: tuple[Key, Key] | None = None
     """The recipient's ECDSA and ECDH keys then."""
+
+    def sealed(self, message: bytes, recipient: Contact) -> Self:
+        """Return it as what may leave: the plain content goes."""
+        keys = (recipient.ecdsa, recipient.ecdh)
+        return self.model_copy(update={"content": None, "message": message, "sealed_for": keys})
 
     def may_go_to(self, recipient: Contact) -> bool:
         """Tell whether the key it was sealed to is vouched for by the identity key that is trusted now.
@@ -447,10 +455,19 @@ class Store:
                 raise OutboxFull
             picture.outbox[unsent.client_message_id] = unsent
 
+    def seal(self, sealed: Unsent) -> None:
+        """Put a sealed message in the place of what was to be sealed, in the change that sealed it."""
+        with self.change() as picture:
+            picture.outbox[sealed.client_message_id] = sealed
+
     def settle(self, client_message_id: UUID) -> None:
         """Take a message out of the outbox: it arrived, or was refused. Another process may have done so."""
         with self.change() as picture:
             picture.outbox.pop(client_message_id, None)
+
+    def waiting(self, client_message_id: UUID) -> Unsent | None:
+        """Return a message that waits to be sent."""
+        return self.picture.outbox.get(client_message_id)
 
     def unsent(self) -> tuple[Unsent, ...]:
         """Return what waits to be sent, oldest first."""
