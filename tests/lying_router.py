@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import httpx
 
-from blindpost.client import Client, Identity, Retry, Store
+from blindpost.client import Client, History, Identity, Retry, Store
 from blindpost.protocol import dpop, transcripts
 from blindpost.protocol.challenge import Challenge
 from blindpost.protocol.keys import PublicKey
@@ -51,11 +51,12 @@ class LyingRouter:
     prekeys: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     news: dict[str, Any] = field(default_factory=lambda: {"contacts_changed": False, "delivered": []})
 
-    def client(self, identity: Identity, store: Store | None = None) -> Client:
+    def client(self, identity: Identity, store: Store | None = None, history: History | None = None) -> Client:
         return Client(
             ORIGIN,
             identity,
             store or Store.in_memory(identity),
+            history=history,
             transport=httpx.MockTransport(self.answer),
             retry=Retry(attempts=3, sleep=no_sleep, random=lambda: 0.0),
         )

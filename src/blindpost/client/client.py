@@ -25,6 +25,7 @@ from blindpost.client.errors import (
     UnknownContact,
     Unreachable,
     UntrustedAnswer,
+    WrongKeys,
     WrongName,
 )
 from blindpost.client.history import Changes, Entry, EntryStatus, History
@@ -40,6 +41,7 @@ from blindpost.client.transport import HttpTransport, Transport, parse
 from blindpost.protocol import transcripts
 from blindpost.protocol.content import Content, Kind
 from blindpost.protocol.session import DATA_MAX_BYTES
+from blindpost.protocol.session import Session as Ratcheted
 from blindpost.services.models.auth import (
     DeleteAccount,
     EcdhUpdate,
@@ -475,8 +477,7 @@ class Client:
         """
         unsent, content = self._written(await self._resolve(contact), message)
         try:
-            recipient = await self._directory.contact(unsent.recipient_id, keep=True)
-            begun = await self._sealer.prepare(recipient)
+            recipient, begun = await self._prepared(unsent.recipient_id)
         except (Unreachable, Refused) as error:
             if is_passing(error):
                 self._enter(unsent, content)
@@ -577,13 +578,24 @@ class Client:
     def _fail(self, unsent: Unsent, error: ClientError) -> None:
         self._settle(unsent, status=EntryStatus.FAILED, problem=str(error))
 
+    async def _prepared(self, contact_id: UUID) -> tuple[Contact, Ratcheted | None]:
+        """Return a recipient as trusted now, and what the sealer needs for them."""
+        recipient = await self._directory.contact(contact_id, keep=True)
+        try:
+            return recipient, await self._sealer.prepare(recipient)
+        except WrongKeys:
+            # Prekeys that this identity key did not sign: it may have been replaced a moment ago, which is no lie.
+            current = await self._directory.refresh(contact_id, keep=True)
+            if current.ecdsa == recipient.ecdsa:
+                raise
+        return current, await self._sealer.prepare(current)
+
     async def _sealed(self, unsent: Unsent) -> Unsent | None:
         """Seal a message of the outbox unless it is, and return it; None if another process sent it meanwhile."""
         if unsent.message is not None:
             await self._check_recipient(unsent)
             return unsent
-        recipient = await self._directory.contact(unsent.recipient_id, keep=True)
-        begun = await self._sealer.prepare(recipient)
+        recipient, begun = await self._prepared(unsent.recipient_id)
         with self._store.change():
             waiting = self._store.waiting(unsent.client_message_id)
             if waiting is not None and waiting.content is not None:
