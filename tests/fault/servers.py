@@ -223,9 +223,11 @@ class RedisHandmade(Server):
 class Handmade:
     """A PostgreSQL and a Redis that a test may do anything to."""
 
-    def __init__(self, home: Path) -> None:
-        self.postgres = Postgres(home)
+    def __init__(self, home: Path, data: Path | None = None) -> None:
+        self.postgres = Postgres(home, data=data)
         self.redis = RedisHandmade(home)
+        if data is not None:
+            self.postgres.make_directory()
 
     def up(self) -> None:
         """Bring back whatever was stopped, killed or frozen."""
@@ -241,10 +243,11 @@ class Handmade:
 
 
 @contextmanager
-def handmade() -> Iterator[Handmade]:
+def handmade(data: Path | None = None) -> Iterator[Handmade]:
+    """Start them, PostgreSQL on a data directory that may be given, and leave nothing of them."""
     home = Path(tempfile.mkdtemp(prefix="bp-hand-"))
     home.chmod(0o711)
-    both = Handmade(home)
+    both = Handmade(home, data)
     try:
         both.postgres.create()
         both.up()
