@@ -8,7 +8,6 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,6 +24,7 @@ from blindpost.protocol.envelope import Parties
 from blindpost.protocol.keys import SPKI_HEADER
 from blindpost.protocol.padding import bucket_for, pad
 from blindpost.protocol.safety_number import safety_number
+from read_vectors import VECTORS
 from session_vectors import session_files
 from vector_keys import (
     ALICE,
@@ -39,8 +39,6 @@ from vector_keys import (
     Vector,
     sign,
 )
-
-VECTORS: Final = Path(__file__).parent.parent / "spec" / "vectors"
 
 TO_BOB: Final = Parties(ALICE, PUBLIC["alice_ecdsa"], BOB, PUBLIC["bob_ecdh"])
 HELLO: Final = Content(UUID("11111111-2222-4333-8444-555555555555"), 1_767_225_600_123, Kind.TEXT, "héllo".encode())

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from read_vectors import vectors_of
+
 SPEC = Path(__file__).parents[2] / "spec"
 OLDEST_NODE = (20, 19)
 
@@ -37,11 +39,6 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files() -> list[Path]:
     return sorted((SPEC / "vectors").iterdir())
-
-
-def vectors_of(content: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = content if isinstance(content, list) else content["vectors"]
-    return found
 
 
 def check(spec: Path, vectors: Path) -> subprocess.CompletedProcess[str]:
