@@ -25,7 +25,7 @@ from blindpost.protocol.keys import SPKI_HEADER
 from blindpost.protocol.padding import bucket_for, pad
 from blindpost.protocol.safety_number import safety_number
 from read_vectors import VECTORS
-from session_vectors import session_files
+from session_vectors import fields, session_files
 from vector_keys import (
     ALICE,
     BOB,
@@ -79,12 +79,14 @@ def with_point(point: bytes) -> str:
 def keys() -> Iterator[Vector]:
     """PEM in; canonical DER, or invalid_key."""
     key = PUBLIC["alice_ecdsa"]
-    point = key.der[len(SPKI_HEADER) :]
+    point, body = key.der[len(SPKI_HEADER) :], "".join(key.pem.splitlines(keepends=True)[1:-1]).strip()
     for name, pem in {
         "canonical": key.pem,
         "no line end at the end": key.pem.rstrip("\n"),
         "CRLF": key.pem.replace("\n", "\r\n"),
+        "CRLF and LF": key.pem.replace("\n", "\r\n", 2),
         "one long line": armour(key.der),
+        "a character in each line": key.pem.replace(body, "\n".join(body.replace("\n", ""))),
     }.items():
         yield {"name": name, "pem": pem, "result": "ok", "der": b64encode(key.der)}
     for name, pem in {
@@ -96,6 +98,12 @@ def keys() -> Iterator[Vector]:
         "text before": "x\n" + key.pem,
         "text after": key.pem + "x\n",
         "two blocks": key.pem * 2,
+        "CR alone": key.pem.replace("\n", "\r"),
+        "an empty line": key.pem.replace("\n", "\n\n", 2),
+        "a space at the end of a line": key.pem.replace("\n", " \n", 2),
+        "two line ends at the end": key.pem + "\n",
+        "padding where none belongs": key.pem.replace("\n-----END", "=\n-----END"),
+        "base64url": key.pem.replace("+", "-").replace("/", "_"),
         "PEM header": key.pem.replace("KEY-----\n", "KEY-----\nComment: x\n\n", 1),
         "another label": armour(key.der, "EC PUBLIC KEY"),
         "trailing DER": armour(key.der + b"\x00"),
@@ -196,7 +204,12 @@ def challenges() -> Iterator[Vector]:
 
 def paddings() -> Iterator[Vector]:
     """Padded bytes in hexadecimal; the data, or invalid_padding."""
-    for name, data, size in (("empty", b"", 4), ("ends in zeros", b"a\x00", 6), ("ends in a mark", b"\x80", 3)):
+    for name, data, size in (
+        ("empty", b"", 4),
+        ("ends in zeros", b"a\x00", 6),
+        ("ends in a mark", b"\x80", 3),
+        ("full", b"abc", 4),
+    ):
         yield {"name": name, "padded": pad(data, size).hex(), "result": "ok", "data": data.hex()}
     for name, padded in {
         "no bytes": b"",
@@ -222,16 +235,16 @@ def numbers() -> Iterator[Vector]:
 def envelopes() -> Iterator[Vector]:
     """Envelopes from Alice to Bob; their content, or cannot_decrypt, which is all that an implementation tells."""
     binary = replace(HELLO, kind=Kind.BYTES, data=bytes(300))
-    for name, content in {"text": HELLO, "bytes, next bucket": binary, "empty": replace(HELLO, data=b"")}.items():
-        yield {
-            "name": name,
-            "envelope": b64encode(seal(content.encode())),
-            "result": "ok",
-            "client_message_id": str(content.client_message_id),
-            "sent_at_ms": content.sent_at_ms,
-            "kind": content.kind.value,
-            "data": b64encode(content.data),
-        }
+    for name, content in {
+        "text": HELLO,
+        "bytes, next bucket": binary,
+        "fills its bucket": replace(binary, data=bytes(267)),
+        "a byte more": replace(binary, data=bytes(268)),
+        "empty": replace(HELLO, data=b""),
+    }.items():
+        yield {"name": name, "envelope": b64encode(seal(content.encode())), "result": "ok", **fields(content)}
+    further = b64encode(seal(HELLO.encode(), size=1_024))
+    yield {"name": "padded further", "envelope": further, "padded_further": True, "result": "ok", **fields(HELLO)}
     for name, sealed in broken().items():
         yield {"name": name, "envelope": b64encode(sealed), "result": "cannot_decrypt"}
 
@@ -259,7 +272,8 @@ def broken() -> dict[str, bytes]:
         "no padding mark": seal(encoded, mark=False),
         "empty plaintext": seal(b"", plaintext=b""),
         "content too short": seal(encoded[:24]),
-        "unknown kind": seal(encoded[:24] + b"\x03" + encoded[25:]),
+        "a notice, which is for sessions alone": seal(encoded[:24] + b"\x03" + bytes(16)),
+        "unknown kind": seal(encoded[:24] + b"\x04" + encoded[25:]),
         "text that is not UTF-8": seal(encoded[:25] + b"\xff"),
         "time after the year 9999": seal(encoded[:16] + b"\xff" * 8 + encoded[24:]),
     }
@@ -275,6 +289,7 @@ def seal(
     spell: Any = bytes,
     mark: bool = True,
     plaintext: bytes | None = None,
+    size: int = 0,
 ) -> bytes:
     """Seal as the protocol does, but for what a vector wants to be wrong. The one-time key is always the same."""
     one_time = PUBLIC["one_time"]
@@ -282,7 +297,7 @@ def seal(
     if plaintext is None:
         plaintext = bytes((len(signature),)) + signature + encoded
     data_length = max(len(encoded) - HEAD_BYTES, 0)
-    room = bucket_for(envelope.OVERHEAD_BYTES + data_length) - envelope.HEADER_BYTES - envelope.TAG_BYTES
+    room = (size or bucket_for(envelope.OVERHEAD_BYTES + data_length)) - envelope.HEADER_BYTES - envelope.TAG_BYTES
     padded = pad(plaintext, room) if mark else plaintext.ljust(room, b"\x00")
     header = version + one_time.der[len(SPKI_HEADER) :]
     key, nonce = envelope._key_and_nonce(PRIVATE["one_time"], sealed_for.recipient_key, sealed_for, one_time)
@@ -316,18 +331,18 @@ def proofs() -> Iterator[Vector]:
         read = REQUEST._replace(method="GET", body=b"")
         at_read = {name: value for name, value in claims.items() if name != "bd"} | {"htm": "GET"}
         yield _proof_vector(f"a request without a body, {algorithm}", read, _proof(algorithm, at_read), key.thumbprint)
-    other: dict[str, dict[str, Any]] = {
-        "another method": {"htm": "PUT"},
-        "another path": {"htu": "https://chat.example.org/messages/ack"},
-        "another origin": {"htu": "https://evil.example.org/messages/send"},
-        "another body": {"bd": dpop.digest(b'{"a":2}')},
-        "another token": {"ath": dpop.digest(b"another")},
-        "61 seconds old": {"iat": PROOF_AT - 61},
-        "6 seconds ahead": {"iat": PROOF_AT + 6},
-        "a number as its id": {"jti": 1},
-    }
     good: dict[str, Any] = claims
-    for name, change in other.items():
+    for name, change in good_claims().items():
+        yield _proof_vector(name, REQUEST, _proof("ES256", good | change), _thumbprint("ES256"))
+    without_body = REQUEST._replace(body=b"")
+    of_nothing = _proof("ES256", good | {"bd": dpop.digest(b"")})
+    yield _proof_vector("without a body, the digest of no bytes", without_body, of_nothing, _thumbprint("ES256"))
+    yield _proof_vector("without a body, the digest of another", without_body, _proof("ES256", good))
+    yield _proof_vector("without a body, null", without_body, _proof("ES256", good | {"bd": None}))
+    yield _proof_vector("a token's digest without a token", REQUEST._replace(token=None), _proof("ES256", good))
+    no_token = _proof("ES256", good | {"ath": None})
+    yield _proof_vector("null without a token", REQUEST._replace(token=None), no_token)
+    for name, change in bad_claims().items():
         yield _proof_vector(name, REQUEST, _proof("ES256", good | change))
     for name in good:
         lacking = {each: value for each, value in good.items() if each != name}
@@ -343,6 +358,51 @@ def proofs() -> Iterator[Vector]:
     }
     for name, change in headers.items():
         yield _proof_vector(name, REQUEST, _proof("ES256", good, header | change))
+
+
+def good_claims() -> dict[str, dict[str, Any]]:
+    """Claims that are not as our client writes them, and good."""
+    return {
+        "a time with a fraction": {"iat": PROOF_AT - 0.5},
+        "a time with a fraction of nothing": {"iat": float(PROOF_AT)},
+        "60 seconds old": {"iat": PROOF_AT - 60},
+        "5 seconds ahead": {"iat": PROOF_AT + 5},
+        "an id of 128 characters": {"jti": "~ " * 64},
+        "a claim that nobody knows": {"more": [None]},
+        "query and fragment in the URL": {"htu": f"{REQUEST.url}?page=2#end"},
+        "the origin spelt otherwise": {"htu": REQUEST.url.replace("https://chat.example", "HTTPS://Chat.Example")},
+        "the default port in the URL": {"htu": REQUEST.url.replace(".org/", ".org:443/")},
+    }
+
+
+def bad_claims() -> dict[str, dict[str, Any]]:
+    """Claims of which the router takes none for its request."""
+    return {
+        "another method": {"htm": "PUT"},
+        "the method in lower case": {"htm": "post"},
+        "another path": {"htu": "https://chat.example.org/messages/ack"},
+        "the path spelt otherwise": {"htu": REQUEST.url.replace("send", "%73end")},
+        "another origin": {"htu": "https://evil.example.org/messages/send"},
+        "another scheme": {"htu": REQUEST.url.replace("https:", "http:")},
+        "another port": {"htu": REQUEST.url.replace(".org/", ".org:444/")},
+        "another body": {"bd": dpop.digest(b'{"a":2}')},
+        "another token": {"ath": dpop.digest(b"another")},
+        "61 seconds old": {"iat": PROOF_AT - 61},
+        "6 seconds ahead": {"iat": PROOF_AT + 6},
+        "a time as text": {"iat": str(PROOF_AT)},
+        "true as a time": {"iat": True},
+        "a number as its id": {"jti": 1},
+        "an empty id": {"jti": ""},
+        "an id of 129 characters": {"jti": "x" * 129},
+        "a line end in its id": {"jti": "the\nfirst"},
+        "a zero character in its id": {"jti": "the\0first"},
+        "a delete character in its id": {"jti": "the\x7ffirst"},
+        "an id that is not ASCII": {"jti": "thé-first"},
+    }
+
+
+def _thumbprint(algorithm: str) -> str:
+    return dpop.ProofKey(SESSION_KEYS[algorithm][0]).thumbprint
 
 
 def _proof(algorithm: str, claims: dict[str, Any], header: dict[str, Any] | None = None) -> str:

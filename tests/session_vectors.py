@@ -50,6 +50,9 @@ def contents() -> Iterator[Vector]:
         "empty text": replace(SENT, data=b""),
         "bytes": replace(SENT, kind=Kind.BYTES, data=b"\x00\xff"),
         "lost": replace(SENT, kind=Kind.LOST, data=names),
+        "lost, no ids": replace(SENT, kind=Kind.LOST, data=b""),
+        "lost, 64 ids": replace(SENT, kind=Kind.LOST, data=bytes(64 * 16)),
+        "the first time": replace(SENT, sent_at_ms=0),
         "the last time": replace(SENT, sent_at_ms=253_402_300_799_999),
     }.items():
         yield {"name": name, "encoded": b64encode(content.encode()), "result": "ok", **fields(content)}
@@ -188,7 +191,17 @@ ASSOCIATED: Final = b"associated data"
 
 
 def ratchets() -> Vector:
-    runs = {"turns": turns, "late messages": late, "refused messages": refused, "too many missing": many}
+    runs = {
+        "turns": turns,
+        "late messages": late,
+        "refused messages": refused,
+        "too many missing": many,
+        "too many missing at the end of a turn": many_before_a_turn,
+        "1,000 missing of each of two chains": many_of_both,
+        "2,001 kept keys": keys_beyond_the_bound,
+        "33 chains of kept keys": chains_beyond_the_bound,
+        "what a header says beside its number": headers,
+    }
     vectors = []
     for name, run in runs.items():
         script = Script(name)
@@ -239,6 +252,10 @@ class Script:
         for _ in range(count):
             self.states[side], _ = ratchet.encrypt(self.states[side], b"", ASSOCIATED)
         self.steps.append({"side": side, "action": "seal_and_lose", "count": count, "result": "ok"})
+
+    def exchange(self) -> None:
+        """Let the responder answer, so that the initiator's next message begins a turn."""
+        self.open("initiator", self.seal("responder"))
 
     def _add(self, action: str, side: str, message: bytes, associated: bytes = ASSOCIATED, **more: Any) -> None:
         step = {"side": side, "action": action, "associated": b64encode(associated), "message": b64encode(message)}
@@ -296,6 +313,82 @@ def many(run: Script) -> None:
     run.open("responder", first)
 
 
+def many_before_a_turn(run: Script) -> None:
+    run.open("responder", run.seal("initiator"))
+    run.lose("initiator", 1_000)
+    last = run.seal("initiator")
+    run.exchange()
+    message = run.seal("initiator")
+    run.refuse("responder", message, "1,001 are missing of the chain that ends")
+    run.open("responder", last)
+    run.open("responder", message)
+
+
+def many_of_both(run: Script) -> None:
+    run.open("responder", run.seal("initiator"))
+    run.lose("initiator", 1_000)
+    run.exchange()
+    run.lose("initiator", 1_000)
+    last, beyond = run.seal("initiator"), run.seal("initiator")
+    run.refuse("responder", beyond, "1,001 are missing of the chain that begins")
+    run.open("responder", last)
+    run.open("responder", beyond)
+
+
+def keys_beyond_the_bound(run: Script) -> None:
+    """The oldest chain gives its lowest number up, and no other chain gives any."""
+    run.open("responder", run.seal("initiator"))
+    first, second = run.seal("initiator"), run.seal("initiator")
+    run.lose("initiator", 998)
+    run.exchange()
+    run.open("responder", run.seal("initiator"))
+    of_the_next = run.seal("initiator")
+    run.lose("initiator", 999)
+    run.open("responder", run.seal("initiator"))
+    run.lose("initiator", 1)
+    run.open("responder", run.seal("initiator"))
+    run.refuse("responder", first, "its key was dropped")
+    run.open("responder", second)
+    run.open("responder", of_the_next)
+
+
+def chains_beyond_the_bound(run: Script) -> None:
+    """The chain that began to be kept first is given up whole."""
+    lost = []
+    for _ in range(33):
+        lost.append(run.seal("initiator"))
+        run.open("responder", run.seal("initiator"))
+        run.exchange()
+    run.refuse("responder", lost[0], "the keys of its chain were dropped")
+    run.open("responder", lost[1])
+    run.open("responder", lost[32])
+
+
+def headers(run: Script) -> None:
+    run.open("responder", run.seal("initiator"))
+    state, other = run.states["initiator"], PUBLIC["one_time"]
+    off = replace(other, der=other.der[:-1] + bytes((other.der[-1] ^ 1,)))
+    run.refuse("responder", forged(run, public=off), "a point off the curve in a chain that is there")
+    run.open("responder", forged(run, public=other, previous=7))
+    run.lose("initiator", 1)
+    run.open("responder", run.seal("initiator"))
+    run.exchange()
+    run.refuse("responder", forged(run, public=off), "a point off the curve that begins a turn")
+    run.refuse("responder", forged(run, public=other), "a point that begins a turn and is not the sender's")
+    # Three were opened of the chain that ends: a number below that has nothing to keep.
+    assert (state.previous, run.states["initiator"].previous) == (0, 3)
+    run.open("responder", forged(run, previous=1))
+    run.lose("initiator", 1)
+    run.open("responder", run.seal("initiator"))
+
+
+def forged(run: Script, **other: Any) -> bytes:
+    """Return what the initiator would send next if its header had something else in it."""
+    fixed = nonce(f"{run.name} {len(run.steps)}")
+    _, message = ratchet.encrypt(replace(run.states["initiator"], **other), b"forged", ASSOCIATED, nonce=fixed)
+    return message
+
+
 def sessions() -> Iterator[Vector]:
     """Whole messages to who has the private keys; their content, or cannot_decrypt."""
     state, opening = begin().seal(SENT, nonce=nonce("opening"))
@@ -303,16 +396,36 @@ def sessions() -> Iterator[Vector]:
     said = replace(SENT, client_message_id=UUID(int=9), kind=Kind.BYTES, data=bytes(400))
     _, answer = bob.seal(said, nonce=nonce("answer"))
     alice = state.open(answer, turn=scalar("alice's turn")).session
-    _, third = alice.seal(SENT, nonce=nonce("third"))
     first = [{"message": b64encode(opening), "turn_scalar": scalar("bob's turn").hex()}]
     yield _session("opening", "responder", [], opening) | {"result": "ok", **fields(SENT)}
-    yield _session("answer, next bucket", "initiator", [], answer) | {"result": "ok", **fields(said)}
-    yield _session("following", "responder", first, third) | {
-        "sender_turn_scalar": scalar("alice's turn").hex(),
+    for length, size in ((159, "fills its bucket"), (160, "a byte more")):
+        content = replace(SENT, kind=Kind.BYTES, data=bytes(length))
+        _, message = begin().seal(content, nonce=nonce("opening"))
+        yield _session(f"opening, {size}", "responder", [], message) | {"result": "ok", **fields(content)}
+    larger = _sealed(pad(SENT.encode(), 1_200))
+    yield _session("opening, padded further", "responder", [], larger) | {
+        "padded_further": True,
         "result": "ok",
         **fields(SENT),
     }
+    _, second = state.seal(SENT, nonce=nonce("second"))
+    yield _session("second opening", "responder", first, second) | {"result": "ok", **fields(SENT)}
+    yield _session("answer, next bucket", "initiator", [], answer) | {"result": "ok", **fields(said)}
+    for name, content in {
+        "following": SENT,
+        "following, fills its bucket": replace(SENT, kind=Kind.BYTES, data=bytes(336)),
+        "following, a byte more": replace(SENT, kind=Kind.BYTES, data=bytes(337)),
+        "following, a notice": replace(SENT, kind=Kind.LOST, data=UUID(int=7).bytes),
+    }.items():
+        yield _session(name, "responder", first, alice.seal(content, nonce=nonce("third"))[1]) | {
+            "sender_turn_scalar": scalar("alice's turn").hex(),
+            "result": "ok",
+            **fields(content),
+        }
     yield _session("opening repeated", "responder", first, opening) | {"result": "cannot_decrypt"}
+    header = bytes((*opening[1 : OPENING_BYTES - 1], opening[OPENING_BYTES - 1] ^ 1))
+    _, strange = replace(state, opening=header).seal(SENT, nonce=nonce("second"))
+    yield _session("opening with another header", "responder", first, strange) | {"result": "cannot_decrypt"}
     for name, message in bad_messages(opening).items():
         yield _session(name, "responder", [], message) | {"result": "cannot_decrypt"}
 

@@ -76,11 +76,22 @@ const checkSignature = async (header, parts) => {
   return thumbprint(jwk);
 };
 
+const DEFAULT_PORTS = { http: '80', https: '443' };
+
+/** A URL without query and fragment, its origin spelt in one way, its path as it is. */
+const spelt = (url) => {
+  const found = /^([a-z]+):\/\/([^/?#:@]+)(?::([0-9]+))?([^?#]*)/i.exec(url);
+  if (!found) return undefined;
+  const [, scheme, host, port, path] = found;
+  const known = scheme.toLowerCase();
+  return [known, host.toLowerCase(), port ?? DEFAULT_PORTS[known], path].join(' ');
+};
+
 const checkClaims = async (claims, { method, url, body, token, now }) => {
-  if (typeof claims.jti !== 'string' || !/^[\0-\x7f]{1,128}$/.test(claims.jti)) wrong('jti');
+  if (typeof claims.jti !== 'string' || !/^[ -~]{1,128}$/.test(claims.jti)) wrong('jti');
   if (claims.htm !== method) wrong('htm');
-  if (claims.htu !== url.split(/[?#]/)[0]) wrong('htu');
-  if (!Number.isInteger(claims.iat) || claims.iat < now - 60 || claims.iat > now + 5) wrong('iat');
+  if (typeof claims.htu !== 'string' || !spelt(claims.htu) || spelt(claims.htu) !== spelt(url)) wrong('htu');
+  if (typeof claims.iat !== 'number' || claims.iat < now - 60 || claims.iat > now + 5) wrong('iat');
   if (token === null ? Object.hasOwn(claims, 'ath') : claims.ath !== (await digest(ascii(token)))) wrong('ath');
   if (body.length > 0 || Object.hasOwn(claims, 'bd')) {
     if (claims.bd !== (await digest(body))) wrong('bd');

@@ -8,6 +8,14 @@ const TEXT = 1;
 const BYTES = 2;
 export const NOTICE = 3;
 
+/** The size that a sender takes: the smallest that holds so much, or what a vector says to be padded further. */
+export const sizeFor = (length, { padded_further: further }, found) => {
+  const smallest = SIZES.find((size) => size >= length);
+  if (!further) return smallest;
+  if (found <= smallest) throw new Error('not padded further');
+  return found;
+};
+
 export const pad = (data, length) => {
   if (data.length >= length) throw new RangeError('no room for the mark');
   return concat(data, u8(0x80), new Uint8Array(length - data.length - 1));

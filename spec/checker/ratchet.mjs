@@ -50,9 +50,9 @@ const readHead = async (headerKey, head) => {
 };
 
 /** Goes on in the receiving chain to `until`; the keys on the way are kept. */
-const keepUpTo = async (state, until, budget) => {
+const keepUpTo = async (state, until) => {
   if (!state.CKr || until <= state.Nr) return state;
-  if (until - state.Nr > budget) refuse('cannot_decrypt', 'too many are missing');
+  if (until - state.Nr > MOST_IN_A_STEP) refuse('cannot_decrypt', 'too many are missing');
   let { CKr } = state;
   const kept = [...state.kept];
   for (let n = state.Nr; n < until; n += 1) {
@@ -104,10 +104,10 @@ const takeNext = async (state, head, fresh) => {
   if (!inside) {
     inside = await readHead(state.NHKr, head);
     if (!inside) refuse('cannot_decrypt', 'no header key opens it');
-    after = await turn(await keepUpTo(state, inside.PN, MOST_IN_A_STEP), inside.key, await fresh());
+    after = await turn(await keepUpTo(state, inside.PN), inside.key, await fresh());
   }
   if (inside.N < after.Nr) refuse('cannot_decrypt', 'a number that is gone');
-  after = await keepUpTo(after, inside.N, MOST_IN_A_STEP - (after.kept.length - state.kept.length));
+  after = await keepUpTo(after, inside.N);
   const missed = after.kept.length - state.kept.length;
   const { MK, CK } = await kdfChain(after.CKr);
   return { MK, late: false, missed, state: { ...after, CKr: CK, Nr: inside.N + 1, kept: bounded(after.kept) } };

@@ -3,7 +3,7 @@
 import { base64, concat, EMPTY, hex, Refusal, refuse, same, toHex, u8, uuid } from './bytes.mjs';
 import { beginAsA, beginAsB, checkKemKey, decodeHeader, encodeHeader, HEADER, kemKeyOf } from './handshake.mjs';
 import { publicOf, readPem } from './keys.mjs';
-import { decodeContent, encodeContent, expectContent, pad, SIZES, unpad } from './padding.mjs';
+import { decodeContent, encodeContent, expectContent, pad, SIZES, sizeFor, unpad } from './padding.mjs';
 import * as ratchet from './ratchet.mjs';
 
 const LATER = 2;
@@ -14,12 +14,12 @@ const OUTSIDE = ratchet.HEAD + 16;
 /** The prefix: with the handshake's header until a message of the session opened. */
 export const prefixOf = (header) => (header ? concat(u8(FIRST), header) : u8(LATER));
 
-/** The padded content, so that the whole message has the smallest size that holds it. */
-export const padded = (prefix, content) => {
+/** The padded content, so that the whole message has the size that its sender takes. */
+const padded = (prefix, content, vector, length) => {
   if (content.data.length > LONGEST_DATA) throw new RangeError('too much data');
   const bytes = encodeContent(content);
   const outside = prefix.length + OUTSIDE;
-  return pad(bytes, SIZES.find((size) => size >= outside + bytes.length + 1) - outside);
+  return pad(bytes, sizeFor(outside + bytes.length + 1, vector, length) - outside);
 };
 
 export const split = (message) => {
@@ -113,10 +113,10 @@ const open = (known, session, message, turnScalar) =>
   });
 
 /** The same message again, from its sender's state. */
-const expectSealed = async ({ keys, state }, message, content) => {
+const expectSealed = async ({ keys, state }, message, content, vector = {}) => {
   const { prefix, sealed } = split(message);
   const nonce = sealed.slice(0, 12);
-  const plaintext = padded(prefix, content);
+  const plaintext = padded(prefix, content, vector, message.length);
   const made = await ratchet.seal(state, { nonce, associated: keys.associated, prefix, plaintext });
   if (!same(concat(prefix, made.sealed), message)) throw new Error('sealed otherwise');
   return { keys, state: made.state };
@@ -173,5 +173,5 @@ export const checkSession = async (vector, file) => {
   const { content } = await open(known, session, message);
   if (vector.result !== 'ok') return;
   expectContent(content, vector);
-  if (vector.reader === 'responder') await expectSealed(await senderOf(known, vector), message, content);
+  if (vector.reader === 'responder') await expectSealed(await senderOf(known, vector), message, content, vector);
 };

@@ -73,6 +73,8 @@ class Session:
 
     def _open(self, message: bytes, turn: bytes | None) -> "Received":
         prefix, sealed = split(message)
+        if prefix.startswith(OPENING) and handshake.session_id(prefix[VERSION_BYTES:]) != self.id:
+            raise ValueError("the header is another session's")
         opened = ratchet.decrypt(self.ratchet, sealed, self.associated + prefix, turn=turn)
         content = Content.decode(unpad(opened.plaintext))
         # What came is of the ratchet that the handshake began, so they have the header.
