@@ -24,6 +24,7 @@ from blindpost.protocol.envelope import Parties
 from blindpost.protocol.keys import SPKI_HEADER
 from blindpost.protocol.padding import bucket_for, pad
 from blindpost.protocol.safety_number import safety_number
+from identity_vectors import identity_files
 from read_vectors import VECTORS
 from session_vectors import fields, session_files
 from vector_keys import (
@@ -53,6 +54,7 @@ def build() -> dict[str, Any]:
         "challenges": list(challenges()),
         "proofs": list(proofs()),
         "padding": list(paddings()),
+        "identity_files": list(identity_files()),
         "safety_numbers": list(numbers()),
         "envelopes": {
             "sender_id": str(ALICE),

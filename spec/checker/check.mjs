@@ -4,6 +4,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { base64, Refusal, same, textOf } from './bytes.mjs';
 import { checkEnvelope } from './envelopes.mjs';
+import { checkIdentityFile } from './identity.mjs';
 import { isObject, parse } from './json.mjs';
 import { readPem, verify } from './keys.mjs';
 import { checkChallenge, checkProof } from './login.mjs';
@@ -26,6 +27,7 @@ const CHECKS = {
   contents: checkContent,
   envelopes: checkEnvelope,
   handshakes: checkHandshake,
+  identity_files: checkIdentityFile,
   keys: checkKey,
   padding: checkPadding,
   proofs: checkProof,

@@ -55,6 +55,9 @@ export const readPem = (pem) => {
   return checkDer(reading('invalid_key', () => base64(lines.join(''))));
 };
 
+/** Whether these 48 bytes are a private key: neither zero nor the order or more. */
+export const isScalar = (bytes) => number(bytes) > 0n && number(bytes) < ORDER;
+
 const integer = (der, at) => {
   const length = der[at + 1];
   const bytes = der.slice(at + 2, at + 2 + length);

@@ -1,0 +1,38 @@
+"""The published vectors of what a client reads: its own file, a login challenge, another's prekeys."""
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from blindpost.client import DamagedFile, Identity, Scrypt, WrongPassphrase
+from blindpost.protocol.keys import PublicKey
+from blindpost.protocol.ratchet import private_key
+from read_vectors import by_name
+
+FILE_ERRORS = {"damaged_file": DamagedFile, "wrong_passphrase": WrongPassphrase}
+
+
+def of_hex(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
+
+
+@by_name("identity_files")
+def test_identity_files(vector: dict[str, Any], tmp_path: Path) -> None:
+    """Each file opens to its identity, or fails as damaged or for its passphrase."""
+    path, floor = tmp_path / "alice.identity", Scrypt(vector["floor_log2_n"])
+    path.write_bytes(vector["file"].encode("ascii"))
+    path.chmod(0o600)
+    if vector["result"] != "ok":
+        with pytest.raises(FILE_ERRORS[vector["result"]]):
+            Identity.load(path, vector["passphrase"], floor=floor)
+        return
+    identity = Identity.load(path, vector["passphrase"], floor=floor)
+    saved = identity._saved
+    assert (saved.username, saved.origin) == (vector["username"], vector["origin"])
+    assert saved.user_id == (None if vector["user_id"] is None else UUID(vector["user_id"]))
+    for name in ("root", "ecdsa", "ecdh", "next_ecdsa", "next_ecdh"):
+        assert getattr(saved, name) == of_hex(vector[name])
+    assert [[key.hex(), until] for key, until in saved.retired] == vector["retired"]
+    assert identity.ecdsa_key == PublicKey.of(private_key(bytes.fromhex(vector["ecdsa"])).public_key())
