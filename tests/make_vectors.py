@@ -4,10 +4,9 @@ The keys are published here, and protect nothing. Signatures are deterministic (
 no byte; any valid signature would do as well.
 """
 
-import base64
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,6 +24,7 @@ from blindpost.protocol.keys import SPKI_HEADER
 from blindpost.protocol.padding import bucket_for, pad
 from blindpost.protocol.safety_number import safety_number
 from identity_vectors import identity_files
+from login_vectors import login_file
 from read_vectors import VECTORS
 from session_vectors import fields, session_files
 from vector_keys import (
@@ -41,6 +41,7 @@ from vector_keys import (
     sign,
 )
 
+CHALLENGE: Final = Challenge("https://chat.example.org", "alice", b64url_encode(bytes(range(32))), 1_767_225_600)
 TO_BOB: Final = Parties(ALICE, PUBLIC["alice_ecdsa"], BOB, PUBLIC["bob_ecdh"])
 HELLO: Final = Content(UUID("11111111-2222-4333-8444-555555555555"), 1_767_225_600_123, Kind.TEXT, "héllo".encode())
 
@@ -52,6 +53,7 @@ def build() -> dict[str, Any]:
         "signatures": list(signatures()),
         "transcripts": list(signed()),
         "challenges": list(challenges()),
+        "logins": login_file(),
         "proofs": list(proofs()),
         "padding": list(paddings()),
         "identity_files": list(identity_files()),
@@ -160,6 +162,8 @@ def signed() -> Iterator[Vector]:
     yield _signed("register", "alice_ecdsa", transcripts.register("alice", alice, ecdh))
     yield _signed("rotate-ecdsa", "alice_ecdsa", rotation)
     yield _signed("rotate-ecdsa, new key", "alice_next_ecdsa", rotation)
+    thumbprint = dpop.ProofKey(SESSION_KEYS["ES256"][0]).thumbprint
+    yield _signed("login", "alice_ecdsa", transcripts.login(str(CHALLENGE), thumbprint))
     yield _signed("delete-account", "alice_ecdsa", transcripts.delete_account(ALICE))
     message = transcripts.message(ALICE, BOB, alice, PUBLIC["bob_ecdh"], PUBLIC["one_time"], HELLO.encode())
     yield _signed("message", "alice_ecdsa", message)
@@ -184,10 +188,15 @@ def _signed(name: str, signer: str, transcript: bytes) -> Vector:
 
 def challenges() -> Iterator[Vector]:
     """Text in; its fields, or invalid_challenge."""
-    nonce = base64.urlsafe_b64encode(bytes(range(32))).decode().rstrip("=")
-    fields = {"origin": "https://chat.example.org", "username": "alice", "nonce": nonce, "expiry": 1_767_225_600}
-    good = str(Challenge("https://chat.example.org", "alice", nonce, 1_767_225_600))
+    nonce, good = CHALLENGE.nonce, str(CHALLENGE)
+    fields = asdict(CHALLENGE)
     yield {"name": "canonical", "text": good, "result": "ok", **fields}
+    yield {
+        "name": "expiry of zero",
+        "text": good.replace("|1767225600", "|0"),
+        "result": "ok",
+        **fields | {"expiry": 0},
+    }
     for name, text in {
         "another version": good.replace("/v1/", "/v2/"),
         "another purpose": good.replace("login", "register"),
@@ -199,6 +208,9 @@ def challenges() -> Iterator[Vector]:
         "nonce with unused bits set": good.replace(nonce, nonce[:-1] + "9"),
         "nonce in the other alphabet": good.replace(nonce, "+" + nonce[1:]),
         "line end": good + "\n",
+        "expiry of 11 digits": good.replace("|1767225600", "|17672256000"),
+        "no expiry": good.replace("|1767225600", "|"),
+        "digits of another script in the expiry": good.replace("|1767225600", "|\u0661767225600"),
         "over 512 characters": good.replace("alice", "a" * 512),
     }.items():
         yield {"name": name, "text": text, "result": "invalid_challenge"}

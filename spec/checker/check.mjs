@@ -7,7 +7,7 @@ import { checkEnvelope } from './envelopes.mjs';
 import { checkIdentityFile } from './identity.mjs';
 import { isObject, parse } from './json.mjs';
 import { readPem, verify } from './keys.mjs';
-import { checkChallenge, checkProof } from './login.mjs';
+import { checkChallenge, checkLogin, checkProof } from './login.mjs';
 import { checkContent, checkPadding } from './padding.mjs';
 import { checkRatchet } from './ratchet.mjs';
 import { checkSafetyNumber } from './safety_numbers.mjs';
@@ -29,6 +29,7 @@ const CHECKS = {
   handshakes: checkHandshake,
   identity_files: checkIdentityFile,
   keys: checkKey,
+  logins: checkLogin,
   padding: checkPadding,
   proofs: checkProof,
   ratchets: checkRatchet,

@@ -1,16 +1,27 @@
 """The published vectors of what a client reads: its own file, a login challenge, another's prekeys."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from blindpost.client import DamagedFile, Identity, Scrypt, WrongPassphrase
+from blindpost.client import DamagedFile, Identity, Scrypt, UntrustedAnswer, WrongPassphrase, WrongServer
+from blindpost.client.retry import Retry
+from blindpost.client.session import Session
+from blindpost.protocol import transcripts
+from blindpost.protocol.encoding import b64decode
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.ratchet import private_key
-from read_vectors import by_name
+from read_vectors import by_name, load
 
+LOGIN_ERRORS = {
+    "invalid_challenge": (UntrustedAnswer, "not one of this protocol"),
+    "another_origin": (WrongServer, "another server or user"),
+    "another_name": (WrongServer, "another server or user"),
+    "another_time": (UntrustedAnswer, "not of this minute"),
+}
 FILE_ERRORS = {"damaged_file": DamagedFile, "wrong_passphrase": WrongPassphrase}
 
 
@@ -36,3 +47,21 @@ def test_identity_files(vector: dict[str, Any], tmp_path: Path) -> None:
         assert getattr(saved, name) == of_hex(vector[name])
     assert [[key.hex(), until] for key, until in saved.retired] == vector["retired"]
     assert identity.ecdsa_key == PublicKey.of(private_key(bytes.fromhex(vector["ecdsa"])).public_key())
+
+
+@by_name("logins")
+def test_logins(vector: dict[str, Any]) -> None:
+    """Each challenge is signed as the protocol has it, or by nobody."""
+    transport: Any = SimpleNamespace(origin=vector["origin"])
+    identity = Identity.generate(vector["username"])
+    session = Session(transport, identity, Retry(), clock=lambda: vector["now"])
+    if vector["result"] != "ok":
+        error, words = LOGIN_ERRORS[vector["result"]]
+        with pytest.raises(error, match=words):
+            session._check(vector["challenge"])
+        return
+    session._check(vector["challenge"])
+    said = load("logins")
+    signed = transcripts.login(vector["challenge"], said["thumbprint"])
+    assert signed == b64decode(vector["signed"])
+    assert PublicKey.from_pem(said["ecdsa"]).verifies(b64decode(vector["signature"]), signed)
