@@ -20,11 +20,12 @@ from blindpost.protocol.challenge import Challenge
 from blindpost.protocol.content import HEAD_BYTES, Content, Kind
 from blindpost.protocol.encoding import b64encode, b64url_encode
 from blindpost.protocol.envelope import Parties
-from blindpost.protocol.keys import SPKI_HEADER
+from blindpost.protocol.keys import SPKI_HEADER, PublicKey
 from blindpost.protocol.padding import bucket_for, pad
 from blindpost.protocol.safety_number import safety_number
 from identity_vectors import identity_files
 from login_vectors import login_file
+from prekey_vectors import prekey_file
 from read_vectors import VECTORS
 from session_vectors import fields, session_files
 from vector_keys import (
@@ -43,6 +44,7 @@ from vector_keys import (
 
 CHALLENGE: Final = Challenge("https://chat.example.org", "alice", b64url_encode(bytes(range(32))), 1_767_225_600)
 TO_BOB: Final = Parties(ALICE, PUBLIC["alice_ecdsa"], BOB, PUBLIC["bob_ecdh"])
+Someone = tuple[UUID, PublicKey]
 HELLO: Final = Content(UUID("11111111-2222-4333-8444-555555555555"), 1_767_225_600_123, Kind.TEXT, "héllo".encode())
 
 
@@ -56,6 +58,7 @@ def build() -> dict[str, Any]:
         "logins": login_file(),
         "proofs": list(proofs()),
         "padding": list(paddings()),
+        "prekeys": prekey_file(),
         "identity_files": list(identity_files()),
         "safety_numbers": list(numbers()),
         "envelopes": {
@@ -175,14 +178,55 @@ def signed() -> Iterator[Vector]:
         "one-time-kem-prekey": transcripts.one_time_kem_prekey(ALICE, prekey_id, KEM_PUBLIC),
     }.items():
         yield _signed(name, "alice_ecdsa", signed_bytes)
+    yield from signed_otherwise(prekey_id, expires_s)
 
 
-def _signed(name: str, signer: str, transcript: bytes) -> Vector:
+def signed_otherwise(prekey_id: UUID, expires_s: int) -> Iterator[Vector]:
+    """What a signature of Alice's does not stand for."""
+    alice, ecdh, following = PUBLIC["alice_ecdsa"], PUBLIC["alice_ecdh"], PUBLIC["alice_next_ecdsa"]
+    rotation, key = transcripts.rotate_ecdsa(ALICE, alice, following), PUBLIC["one_time"]
+    signed_prekey = transcripts.signed_prekey(ALICE, prekey_id, expires_s, key)
+    for name, shown, signed_bytes in (
+        (
+            "register, another name",
+            transcripts.register("alicia", alice, ecdh),
+            transcripts.register("alice", alice, ecdh),
+        ),
+        (
+            "register, another ECDH key",
+            transcripts.register("alice", alice, key),
+            transcripts.register("alice", alice, ecdh),
+        ),
+        ("rotate-ecdsa, another's account", transcripts.rotate_ecdsa(BOB, alice, following), rotation),
+        ("rotate-ecdsa, back again", transcripts.rotate_ecdsa(ALICE, following, alice), rotation),
+        ("delete-account, another's", transcripts.delete_account(BOB), transcripts.delete_account(ALICE)),
+        (
+            "login, another session's key",
+            transcripts.login(str(CHALLENGE), "A" * 43),
+            transcripts.login(str(CHALLENGE), "B" * 43),
+        ),
+        ("login, the challenge alone was signed", transcripts.login(str(CHALLENGE), "A" * 43), str(CHALLENGE).encode()),
+        (
+            "signed-prekey, another expiry",
+            transcripts.signed_prekey(ALICE, prekey_id, expires_s + 1, key),
+            signed_prekey,
+        ),
+        (
+            "one-time-prekey, signed under another label",
+            transcripts.one_time_prekey(ALICE, prekey_id, key),
+            signed_prekey,
+        ),
+    ):
+        yield _signed(name, "alice_ecdsa", shown, signed_bytes)
+
+
+def _signed(name: str, signer: str, transcript: bytes, signed_bytes: bytes | None = None) -> Vector:
     return {
         "name": name,
         "transcript": b64encode(transcript),
         "key": PUBLIC[signer].pem,
-        "signature": b64encode(sign(signer, transcript)),
+        "signature": b64encode(sign(signer, signed_bytes or transcript)),
+        "result": "invalid_signature" if signed_bytes else "ok",
     }
 
 
@@ -235,15 +279,26 @@ def paddings() -> Iterator[Vector]:
 
 
 def numbers() -> Iterator[Vector]:
-    """Two people in; sixty digits."""
+    """Two people in; sixty digits that are theirs, or another_number."""
     one, other = (ALICE, PUBLIC["alice_ecdsa"]), (BOB, PUBLIC["bob_ecdsa"])
+    number = safety_number(one, other)
     for name, mine, theirs in (("alice and bob", one, other), ("bob and alice", other, one)):
-        yield {
-            "name": name,
-            "mine": {"user_id": str(mine[0]), "ecdsa": mine[1].pem},
-            "theirs": {"user_id": str(theirs[0]), "ecdsa": theirs[1].pem},
-            "number": safety_number(mine, theirs),
-        }
+        yield _number(name, mine, theirs, number, "ok")
+    for name, theirs in {
+        "another's key": (BOB, PUBLIC["mallory_ecdsa"]),
+        "the ECDH key": (BOB, PUBLIC["bob_ecdh"]),
+        "another's id": (CAROL, PUBLIC["bob_ecdsa"]),
+    }.items():
+        yield _number(name, one, theirs, number, "another_number")
+    yield _number("the larger half first", one, other, number[30:] + number[:30], "another_number")
+
+
+def _number(name: str, mine: Someone, theirs: Someone, number: str, result: str) -> Vector:
+    sides = {
+        side: {"user_id": str(user_id), "ecdsa": key.pem}
+        for side, (user_id, key) in (("mine", mine), ("theirs", theirs))
+    }
+    return {"name": name, **sides, "number": number, "result": result}
 
 
 def envelopes() -> Iterator[Vector]:

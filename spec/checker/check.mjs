@@ -9,6 +9,7 @@ import { isObject, parse } from './json.mjs';
 import { readPem, verify } from './keys.mjs';
 import { checkChallenge, checkLogin, checkProof } from './login.mjs';
 import { checkContent, checkPadding } from './padding.mjs';
+import { checkPrekeys } from './prekeys.mjs';
 import { checkRatchet } from './ratchet.mjs';
 import { checkSafetyNumber } from './safety_numbers.mjs';
 import { checkHandshake, checkSession } from './sessions.mjs';
@@ -31,6 +32,7 @@ const CHECKS = {
   keys: checkKey,
   logins: checkLogin,
   padding: checkPadding,
+  prekeys: checkPrekeys,
   proofs: checkProof,
   ratchets: checkRatchet,
   safety_numbers: checkSafetyNumber,

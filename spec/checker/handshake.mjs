@@ -5,7 +5,7 @@ import { concat, EMPTY, refuse, same } from './bytes.mjs';
 import { agree, derive, hash, keyOfPoint, transcript } from './keys.mjs';
 
 export const HEADER = 1713;
-const KEM = 1568;
+export const KEM = 1568;
 const MODULUS = 3329;
 const ZERO = new Uint8Array(16);
 

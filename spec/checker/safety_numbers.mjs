@@ -1,6 +1,6 @@
 // Safety numbers (section 6.1).
 
-import { concat, uuid } from './bytes.mjs';
+import { concat, refuse, uuid } from './bytes.mjs';
 import { hash, number, readPem, transcript } from './keys.mjs';
 
 const half = async ({ user_id: id, ecdsa }) => {
@@ -14,5 +14,5 @@ const half = async ({ user_id: id, ecdsa }) => {
 export const checkSafetyNumber = async (vector) => {
   const halves = await Promise.all([half(vector.mine), half(vector.theirs)]);
   const shown = halves.sort().join('');
-  if (shown !== vector.number) throw new Error(`it is ${shown}`);
+  if (shown !== vector.number) refuse('another_number', `it is ${shown}`);
 };

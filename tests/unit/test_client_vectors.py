@@ -2,18 +2,22 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
 
-from blindpost.client import DamagedFile, Identity, Scrypt, UntrustedAnswer, WrongPassphrase, WrongServer
+from blindpost.client import DamagedFile, Identity, Scrypt, UntrustedAnswer, WrongKeys, WrongPassphrase, WrongServer
 from blindpost.client.retry import Retry
+from blindpost.client.sealer import SessionSealer
 from blindpost.client.session import Session
+from blindpost.client.store import Contact
+from blindpost.client.transport import parse
 from blindpost.protocol import transcripts
 from blindpost.protocol.encoding import b64decode
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.ratchet import private_key
+from blindpost.services.models.prekeys import Bundle
 from read_vectors import by_name, load
 
 LOGIN_ERRORS = {
@@ -21,6 +25,12 @@ LOGIN_ERRORS = {
     "another_origin": (WrongServer, "another server or user"),
     "another_name": (WrongServer, "another server or user"),
     "another_time": (UntrustedAnswer, "not of this minute"),
+}
+PREKEY_ERRORS = {
+    "another_user": "another user's",
+    "invalid_expiry": "expired",
+    "invalid_key": r"key|curve",
+    "invalid_signature": "not signed by its owner",
 }
 FILE_ERRORS = {"damaged_file": DamagedFile, "wrong_passphrase": WrongPassphrase}
 
@@ -65,3 +75,26 @@ def test_logins(vector: dict[str, Any]) -> None:
     signed = transcripts.login(vector["challenge"], said["thumbprint"])
     assert signed == b64decode(vector["signed"])
     assert PublicKey.from_pem(said["ecdsa"]).verifies(b64decode(vector["signature"]), signed)
+
+
+@by_name("prekeys")
+def test_prekeys(vector: dict[str, Any]) -> None:
+    """A session begins with each bundle that its owner signed, and with no other."""
+    said, nothing = load("prekeys"), cast("Any", None)
+    key = PublicKey.from_pem(said["ecdsa"])
+    owner = Contact(user_id=UUID(said["user_id"]), username="bob", ecdsa=key, ecdh=key)
+    if vector["result"] == "malformed":
+        with pytest.raises(UntrustedAnswer):
+            parse(Bundle, vector["bundle"])
+        return
+    bundle = parse(Bundle, vector["bundle"])
+    sealer = SessionSealer(nothing, nothing, nothing, nothing, clock=lambda: said["now"])
+    if vector["result"] != "ok":
+        with pytest.raises(ValueError, match=PREKEY_ERRORS[vector["result"]]):
+            sealer._signed_offer(owner, bundle)
+        with pytest.raises(WrongKeys):
+            sealer._checked(owner, bundle)
+        return
+    offer = sealer._checked(owner, bundle)
+    assert (offer.signed.id, offer.kem.id) == (bundle.signed_prekey.id, bundle.kem_prekey.id)
+    assert (offer.one_time is None) == (bundle.one_time_prekey is None)

@@ -42,9 +42,9 @@ def test_signatures(vector: dict[str, str]) -> None:
 
 @by_name("transcripts")
 def test_transcripts(vector: dict[str, str]) -> None:
-    """Each transcript is signed by its key."""
+    """Each transcript is what its key signed, or is not."""
     signature, transcript = base64.b64decode(vector["signature"]), base64.b64decode(vector["transcript"])
-    assert PublicKey.from_pem(vector["key"]).verifies(signature, transcript)
+    assert PublicKey.from_pem(vector["key"]).verifies(signature, transcript) == is_good(vector, "invalid_signature")
 
 
 @by_name("proofs")
@@ -81,11 +81,11 @@ def test_padding(vector: dict[str, str]) -> None:
 
 @by_name("safety_numbers")
 def test_safety_numbers(vector: dict[str, Any]) -> None:
-    """Each pair of people has its number."""
+    """Each pair of people has its number, and no other."""
     mine, theirs = (
         (UUID(vector[side]["user_id"]), PublicKey.from_pem(vector[side]["ecdsa"])) for side in ("mine", "theirs")
     )
-    assert safety_number(mine, theirs) == vector["number"]
+    assert (safety_number(mine, theirs) == vector["number"]) == is_good(vector, "another_number")
 
 
 @by_name("envelopes")
