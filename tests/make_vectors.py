@@ -417,6 +417,8 @@ def proofs() -> Iterator[Vector]:
         lacking = {each: value for each, value in good.items() if each != name}
         yield _proof_vector(f"without {name}", REQUEST, _proof("ES256", lacking))
     header = dpop._loads(dpop._decode(dpop.ProofKey(SESSION_KEYS["ES256"][0])._header))
+    for name, proof in misspelt(good, header).items():
+        yield _proof_vector(name, REQUEST, proof)
     headers: dict[str, dict[str, Any]] = {
         "another type": {"typ": "JWT"},
         "no algorithm": {"alg": "none"},
@@ -475,17 +477,48 @@ def _thumbprint(algorithm: str) -> str:
 
 
 def _proof(algorithm: str, claims: dict[str, Any], header: dict[str, Any] | None = None) -> str:
+    encoded = dpop._dumps(header) if header else dpop.ProofKey(SESSION_KEYS[algorithm][0])._header
+    return _jws(algorithm, f"{encoded}.{dpop._dumps(claims)}")
+
+
+def _jws(algorithm: str, data: str) -> str:
     private, signature = SESSION_KEYS[algorithm]
-    encoded = dpop._dumps(header) if header else dpop.ProofKey(private)._header
-    data = f"{encoded}.{dpop._dumps(claims)}"
     size = (private.curve.key_size + 7) // 8
     r, s = decode_dss_signature(private.sign(data.encode(), signature))
     return f"{data}.{b64url_encode(r.to_bytes(size, 'big') + s.to_bytes(size, 'big'))}"
 
 
+def misspelt(claims: dict[str, Any], header: dict[str, Any]) -> dict[str, str]:
+    """Proofs of good claims under a good key, written in a way that is not taken."""
+    good, other = _proof("ES256", claims), ec.derive_private_key(7, ec.SECP256R1())
+    head, body, signature = good.split(".")
+    text = json.dumps(claims)
+    raw = dpop._decode(signature)
+    r, s = (int.from_bytes(half, "big") for half in (raw[:32], raw[32:]))
+
+    def saying(said: str) -> str:
+        return _jws("ES256", f"{head}.{b64url_encode(said.encode())}")
+
+    return {
+        "a claim twice": saying(text.replace("{", '{"jti": "the-other", ', 1)),
+        "claims that are a list": saying(f"[{text}]"),
+        "claims that are not JSON": saying(text[:-1]),
+        "claims with a number that is none": saying(text.replace("{", '{"more": NaN, ', 1)),
+        "base64url with padding": _jws("ES256", f"{head}.{body}=="),
+        "another alphabet": f"{head}.{body}.{signature[:-1]}+",
+        "a part too many": f"{good}.",
+        "a part too few": f"{head}.{body}",
+        "no signature": f"{head}.{body}.",
+        "signature in DER": f"{head}.{body}.{b64url_encode(encode_dss_signature(r, s))}",
+        "signature of 63 bytes": f"{head}.{body}.{b64url_encode(raw[:-1])}",
+        "another key than the one that signed": f"{dpop.ProofKey(other)._header}.{body}.{signature}",
+        "header over 1,024 characters": _proof("ES256", claims, header | {"more": "x" * 1_024}),
+    }
+
+
 def _proof_vector(name: str, request: dpop.SignedRequest, proof: str, thumbprint: str | None = None) -> Vector:
     asked = {"method": request.method, "url": request.url, "body": b64encode(request.body), "token": request.token}
-    result = {"result": "ok", "thumbprint": thumbprint} if thumbprint else {"result": "invalid"}
+    result = {"result": "ok", "thumbprint": thumbprint} if thumbprint else {"result": "invalid_proof"}
     return {"name": name, **asked, "now": PROOF_AT, "proof": proof, **result}
 
 

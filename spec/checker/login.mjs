@@ -60,7 +60,7 @@ const CURVES = {
   ES384: { crv: 'P-384', size: 48, hash: 'SHA-384' },
 };
 
-const wrong = (reason) => refuse('invalid', reason);
+const wrong = (reason) => refuse('invalid_proof', reason);
 
 const readPart = (part) => {
   const value = parse(textOf(base64url(part)));
@@ -78,7 +78,7 @@ const checkSignature = async (header, parts) => {
   const { jwk } = header;
   const curve = CURVES[header.alg];
   if (!isObject(jwk) || jwk.kty !== 'EC' || jwk.crv !== curve.crv || Object.hasOwn(jwk, 'd')) wrong('not a public key');
-  const [x, y, signature] = reading('invalid', () => [jwk.x, jwk.y, parts[2]].map(base64url));
+  const [x, y, signature] = reading('invalid_proof', () => [jwk.x, jwk.y, parts[2]].map(base64url));
   if (x.length !== curve.size || y.length !== curve.size) wrong('coordinates of another length');
   if (!onCurve(curve.crv, x, y)) wrong('not on the curve');
   if (signature.length !== 2 * curve.size) wrong('a signature of another length');
@@ -115,7 +115,7 @@ const checkClaims = async (claims, { method, url, body, token, now }) => {
 export const readProof = async (proof, request) => {
   const parts = proof.split('.');
   if (proof.length > 8192 || parts.length !== 3 || parts[0].length > 1024) wrong('too long, or not three parts');
-  const [header, claims] = reading('invalid', () => parts.slice(0, 2).map(readPart));
+  const [header, claims] = reading('invalid_proof', () => parts.slice(0, 2).map(readPart));
   const print = await checkSignature(header, parts);
   await checkClaims(claims, request);
   return print;

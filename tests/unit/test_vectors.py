@@ -14,7 +14,7 @@ from blindpost.protocol.envelope import Parties, open_envelope
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.padding import unpad
 from blindpost.protocol.safety_number import safety_number
-from read_vectors import VECTORS, by_name, is_good, load
+from read_vectors import VECTORS, by_name, is_good, load, vectors_of
 
 
 def test_the_files_are_what_the_code_writes() -> None:
@@ -51,7 +51,7 @@ def test_transcripts(vector: dict[str, str]) -> None:
 def test_proofs(vector: dict[str, Any]) -> None:
     """Each proof passes for its request at its time, or not."""
     request = SignedRequest(vector["method"], vector["url"], base64.b64decode(vector["body"]), vector["token"])
-    if is_good(vector, "invalid"):
+    if is_good(vector, "invalid_proof"):
         assert check(vector["proof"], request, vector["now"]).thumbprint == vector["thumbprint"]
         return
     with pytest.raises(InvalidProof):
@@ -108,3 +108,28 @@ def test_envelopes(vector: dict[str, Any]) -> None:
     assert str(content.client_message_id) == vector["client_message_id"]
     assert (content.sent_at_ms, content.kind) == (vector["sent_at_ms"], vector["kind"])
     assert content.data == base64.b64decode(vector["data"])
+
+
+def fields_of(value: Any) -> set[str]:
+    """Every name in a file; those in a bundle are of the contract with the router."""
+    if isinstance(value, list):
+        return set().union(*map(fields_of, value))
+    if not isinstance(value, dict):
+        return set()
+    inside = (fields_of(each) for name, each in value.items() if name != "bundle")
+    return set(value).union(*inside)
+
+
+def test_the_readme_explains_every_file_every_field_and_every_failure() -> None:
+    """Who has the vectors and the specification needs nothing else."""
+    readme = (VECTORS / "README.md").read_text(encoding="utf-8")
+    _, *sections = readme.split("\n### ")
+    explained = {section.partition(" ")[0]: section for section in sections}
+    assert set(explained) == {f"{name}.json" for name in make_vectors.build()}
+    assert set(explained) == {path.name for path in VECTORS.glob("*.json")}
+    general, common = readme.partition("## The files")[0], explained["contents.json"] + explained["handshakes.json"]
+    for name, section in explained.items():
+        text = section + general + (common if name in {"envelopes.json", "sessions.json"} else "")
+        content = load(name.removesuffix(".json"))
+        failures = {vector["result"] for vector in vectors_of(content)}
+        assert {each for each in fields_of(content) | failures if f"`{each}`" not in text} == set()
