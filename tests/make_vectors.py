@@ -26,6 +26,7 @@ from blindpost.protocol.safety_number import safety_number
 from identity_vectors import identity_files
 from login_vectors import login_file
 from prekey_vectors import prekey_file
+from public_key_vectors import public_key_file
 from read_vectors import VECTORS
 from session_vectors import fields, session_files
 from vector_keys import (
@@ -59,6 +60,7 @@ def build() -> dict[str, Any]:
         "proofs": list(proofs()),
         "padding": list(paddings()),
         "prekeys": prekey_file(),
+        "public_keys": public_key_file(),
         "identity_files": list(identity_files()),
         "safety_numbers": list(numbers()),
         "envelopes": {

@@ -10,6 +10,7 @@ import { readPem, verify } from './keys.mjs';
 import { checkChallenge, checkLogin, checkProof } from './login.mjs';
 import { checkContent, checkPadding } from './padding.mjs';
 import { checkPrekeys } from './prekeys.mjs';
+import { checkPublicKeys } from './public_keys.mjs';
 import { checkRatchet } from './ratchet.mjs';
 import { checkSafetyNumber } from './safety_numbers.mjs';
 import { checkHandshake, checkSession } from './sessions.mjs';
@@ -34,6 +35,7 @@ const CHECKS = {
   padding: checkPadding,
   prekeys: checkPrekeys,
   proofs: checkProof,
+  public_keys: checkPublicKeys,
   ratchets: checkRatchet,
   safety_numbers: checkSafetyNumber,
   sessions: checkSession,

@@ -8,10 +8,11 @@ from uuid import UUID
 import pytest
 
 from blindpost.client import DamagedFile, Identity, Scrypt, UntrustedAnswer, WrongKeys, WrongPassphrase, WrongServer
+from blindpost.client.directory import Directory
 from blindpost.client.retry import Retry
 from blindpost.client.sealer import SessionSealer
 from blindpost.client.session import Session
-from blindpost.client.store import Contact
+from blindpost.client.store import Contact, Store
 from blindpost.client.transport import parse
 from blindpost.protocol import transcripts
 from blindpost.protocol.encoding import b64decode
@@ -25,6 +26,11 @@ LOGIN_ERRORS = {
     "another_origin": (WrongServer, "another server or user"),
     "another_name": (WrongServer, "another server or user"),
     "another_time": (UntrustedAnswer, "not of this minute"),
+}
+KEY_ERRORS = {
+    "another_user": "another user's keys",
+    "invalid_key": "not valid|did not sign",
+    "invalid_signature": "their owner did not sign",
 }
 PREKEY_ERRORS = {
     "another_user": "another user's",
@@ -75,6 +81,36 @@ def test_logins(vector: dict[str, Any]) -> None:
     signed = transcripts.login(vector["challenge"], said["thumbprint"])
     assert signed == b64decode(vector["signed"])
     assert PublicKey.from_pem(said["ecdsa"]).verifies(b64decode(vector["signature"]), signed)
+
+
+class Answering:
+    """A session with a router that gives one answer."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    async def call(self, *_: object) -> Any:
+        return self._answer
+
+
+@by_name("public_keys")
+async def test_public_keys(vector: dict[str, Any]) -> None:
+    """Each answer holds the keys of the person who was asked for, or is refused."""
+    said, session = load("public_keys"), cast("Session", Answering(vector["answer"]))
+    user_id, nobody = UUID(said["user_id"]), SimpleNamespace(contacts={})
+    directory = Directory(session, cast("Store", nobody))
+    directory._names[user_id] = said["username"]
+    if vector["result"] == "malformed":
+        with pytest.raises(UntrustedAnswer):
+            await directory._fetch(user_id)
+        return
+    if vector["result"] != "ok":
+        with pytest.raises(WrongKeys, match=KEY_ERRORS[vector["result"]]):
+            await directory._fetch(user_id)
+        return
+    keys = await directory._fetch(user_id)
+    assert keys.ecdsa == PublicKey.from_pem(vector["answer"]["ecdsa_public_key"])
+    assert keys.ecdh == PublicKey.from_pem(vector["answer"]["ecdh_public_key"])
 
 
 @by_name("prekeys")

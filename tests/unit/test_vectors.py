@@ -111,12 +111,12 @@ def test_envelopes(vector: dict[str, Any]) -> None:
 
 
 def fields_of(value: Any) -> set[str]:
-    """Every name in a file; those in a bundle are of the contract with the router."""
+    """Every name in a file; those in an answer are of the contract with the router."""
     if isinstance(value, list):
         return set().union(*map(fields_of, value))
     if not isinstance(value, dict):
         return set()
-    inside = (fields_of(each) for name, each in value.items() if name != "bundle")
+    inside = (fields_of(each) for name, each in value.items() if name not in {"answer", "bundle"})
     return set(value).union(*inside)
 
 
