@@ -25,6 +25,8 @@ class Findings:
     """The router said it has it, and its recipient never got it."""
     stuck: list[Message] = field(default_factory=list)
     """In an outbox to the end."""
+    refused: list[Message] = field(default_factory=list)
+    """Between contacts the router has no reason to."""
     doubled: list[Message] = field(default_factory=list)
     reordered: list[Message] = field(default_factory=list)
     """After one that was sent later by the same person to the same person."""
@@ -52,13 +54,15 @@ def check(notes: Iterable[Note]) -> Findings:
     received: Counter[Message] = Counter()
     highest: dict[Pair, int] = defaultdict(lambda: -1)
     for _, who, what, other, number in notes:
-        is_senders = what in {What.ENTERED, What.SENT}
+        is_senders = what in {What.ENTERED, What.SENT, What.REFUSED}
         pair = (who, other) if is_senders else (other, who)
         message = (*pair, number)
         if what is What.ENTERED:
             entered.add(message)
         elif what is What.SENT:
             sent.add(message)
+        elif what is What.REFUSED:
+            found.refused.append(message)
         elif what is What.PROBLEM:
             found.problems.append(message)
         elif what is What.STRAY:
@@ -70,7 +74,7 @@ def check(notes: Iterable[Note]) -> Findings:
             highest[pair] = max(highest[pair], number)
     found.sent, found.received = len(sent), len(received)
     found.lost = sorted(sent - received.keys())
-    found.stuck = sorted(entered - sent)
+    found.stuck = sorted(entered - sent - set(found.refused))
     found.doubled = sorted(message for message, count in received.items() if count > 1)
     found.unfounded = sorted(received.keys() - entered)
     return found

@@ -15,6 +15,8 @@ class What(StrEnum):
     """A message is in their outbox."""
     SENT = "sent"
     """The router said that it has it on disk."""
+    REFUSED = "refused"
+    """The router said that it will not take it."""
     RECEIVED = "received"
     PROBLEM = "problem"
     """A message did not open, or others before it were missing."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 
-from blindpost.client import Client, ClientError, Identity, Received, Refused, Retry, Store, Unreachable
+from blindpost.client import Client, ClientError, Identity, Received, Retry, Store
 from soak.journal import Journal, What
 from support import unique_name
 
@@ -41,8 +41,11 @@ class Person:
         while waiting in self.client.unsent():
             try:
                 await self.client.deliver(waiting)
-            except (Unreachable, Refused):
+            except ClientError:
                 self.hidden += 1
+                if waiting not in self.client.unsent():
+                    self._journal.note(self.name, What.REFUSED, friend.name, number)
+                    return
                 await asyncio.sleep(PAUSE_S)
         self._journal.note(self.name, What.SENT, friend.name, number)
 

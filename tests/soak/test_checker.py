@@ -18,6 +18,7 @@ GOOD = (
 BAD = {
     "lost": ("alice", What.SENT, "bob", 7),
     "stuck": ("alice", What.ENTERED, "bob", 7),
+    "refused": ("alice", What.REFUSED, "bob", 1),
     "doubled": ("bob", What.RECEIVED, "alice", 0),
     "unfounded": ("alice", What.RECEIVED, "bob", 0),
     "strays": ("carol", What.STRAY, "alice", 0),

@@ -37,7 +37,7 @@ from blindpost.client.retry import TOO_MANY, Retry, is_passing
 from blindpost.client.sealer import Sealer, SessionSealer
 from blindpost.client.session import Session
 from blindpost.client.store import Contact, Store, Unsent
-from blindpost.client.transport import HttpTransport, Transport, parse
+from blindpost.client.transport import UNKNOWN, HttpTransport, Transport, parse
 from blindpost.protocol import transcripts
 from blindpost.protocol.content import Content, Kind
 from blindpost.protocol.session import DATA_MAX_BYTES
@@ -60,7 +60,7 @@ T = TypeVar("T")
 CLIENT_ERROR: Final = 400
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
-FAULT: Final = 500
+JUDGED: Final = frozenset({400, 403, 404, 409, 413, 422})
 SERVER_ERROR: Final = 500
 STATUS_IDS_MAX: Final = 100
 CLOSE_TIMEOUT_S: Final = 3.0
@@ -761,8 +761,11 @@ def _one_error() -> Iterator[None]:
 
 
 def _is_final(error: Refused) -> bool:
-    """Tell whether the router surely did not take a message, and never will."""
-    return not (is_passing(error) or error.status >= FAULT or isinstance(error, LoginRefused))
+    """Tell whether the router judged a message, and will never take it.
+
+    Not if it asks who this is, as in a session that has just ended, and not if it is something else that answers.
+    """
+    return error.status in JUDGED and error.code != UNKNOWN
 
 
 def _content(message: str | bytes, sent_at_ms: int) -> Content:

@@ -36,6 +36,8 @@ Sign = Callable[[str, str, bytes], dict[str, str]]
 """Takes method, URL (without query) and body; returns the headers that make the request somebody's."""
 
 _CODE: Final = re.compile(r"[a-z0-9_]{1,64}")
+UNKNOWN: Final = "unknown"
+"""In place of a code, where something answers that is no router, or is a newer one."""
 _GATEWAY: Final = frozenset({502, 504})
 """A proxy's word that the router did not answer it: what became of the request is unknown."""
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -284,7 +286,7 @@ def refused(status: int, code: str, detail: str, retry_after: float | None) -> R
     """Make a refusal of what the router said, as far as that can be shown."""
     is_code = _CODE.fullmatch(code) is not None
     return Refused(
-        status, code if is_code else "unknown", printable(detail) or f"the server answered {status}", retry_after
+        status, code if is_code else UNKNOWN, printable(detail) or f"the server answered {status}", retry_after
     )
 
 
