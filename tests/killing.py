@@ -97,7 +97,7 @@ def message(number: int, size: int = 10) -> tuple[Unsent, Entry, SavedSession]:
         message_id=None,
         status=EntryStatus.WAITING,
     )
-    return unsent, entry, SavedSession(id=bytes(32), state=number.to_bytes(8, "big") + bytes(size), used_at_ms=number)
+    return unsent, entry, SavedSession(id=bytes(32), state=number.to_bytes(8, "big") + bytes(size), rank=number)
 
 
 def write(store: Store, number: int, size: int = 10) -> None:
@@ -236,7 +236,7 @@ def work_on(path: Path, told: int) -> None:
 
 
 def written_to(store: Store) -> int:
-    return max((each.used_at_ms for each in store.sessions.all_of(BOB)), default=0)
+    return max((each.rank for each in store.sessions.all_of(BOB)), default=0)
 
 
 def a_commit_outlives_its_process(folder: Path) -> None:

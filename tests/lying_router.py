@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import httpx
 
-from blindpost.client import Client, History, Identity, Retry, Store
+from blindpost.client import Client, Entry, EntryStatus, History, Identity, Retry, Store
 from blindpost.protocol import dpop, transcripts
 from blindpost.protocol.challenge import Challenge
 from blindpost.protocol.keys import PublicKey
@@ -240,6 +240,34 @@ async def pair(router: LyingRouter) -> tuple[Client, UUID, Client, UUID]:
     bob, bob_id = await router.account("bob")
     await alice.request_contact("bob")
     return alice, alice_id, bob, bob_id
+
+
+@dataclass
+class Someone:
+    """A person who keeps a history."""
+
+    client: Client
+    store: Store
+
+    @property
+    def id(self) -> UUID:
+        return self.client.identity.account
+
+    def said(self, other: "Someone") -> list[tuple[str, EntryStatus]]:
+        """Return texts and what became of them."""
+        return [(each.data.decode(), each.status) for each in self.entries(other)]
+
+    def entries(self, other: "Someone") -> list[Entry]:
+        return [entry for _, entry in self.store.history.page(other.id, None, 99)]
+
+
+async def someone(router: LyingRouter, name: str) -> Someone:
+    """Return somebody registered."""
+    identity = Identity.generate(name)
+    store = Store.in_memory(identity)
+    client = router.client(identity, store, store.history)
+    await client.register()
+    return Someone(client, store)
 
 
 async def no_sleep(_: float) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import Final
@@ -134,11 +135,12 @@ FAULTS: Final[dict[str, Harm]] = {
 }
 
 
-async def trouble(stage: Stage, journal: Journal, names: Sequence[str], rest_s: float, told: list[Told]) -> None:
-    """Do harm for ever, one fault after the other, and heal. Each is written down with when it began and ended."""
+async def trouble(
+    stage: Stage, journal: Journal, names: Sequence[str], rest_s: float, told: list[Told], stop: asyncio.Event
+) -> None:
+    """Do harm until told to stop, one fault after the other, and heal. Each is noted with when it began and ended."""
     left: list[str] = []
-    while True:
-        await asyncio.sleep(stage.chance.uniform(0.2, 2 * rest_s))
+    while not await _stopped(stop, stage.chance.uniform(0.2, 2 * rest_s)):
         if not left:
             # In rounds: a short run sees each at least once.
             left = list(names)
@@ -150,6 +152,13 @@ async def trouble(stage: Stage, journal: Journal, names: Sequence[str], rest_s: 
         finally:
             told.append((round(began, 3), round(journal.now, 3), name))
         await stage.heal()
+
+
+async def _stopped(stop: asyncio.Event, within_s: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await stop.wait()
+    return stop.is_set()
 
 
 def counted(told: list[Told]) -> Counter[str]:

@@ -126,9 +126,10 @@ async def _play(
         return journal.now < end and (plan.messages is None or journal.counts[What.ENTERED] < plan.messages)
 
     reading = [asyncio.create_task(each.read()) for each in people]
-    breaking: list[asyncio.Task[None]] = []
+    stop, breaking = asyncio.Event(), list[asyncio.Task[None]]()
     if plan.faults:
-        breaking.append(asyncio.create_task(faults.trouble(stage, journal, plan.faults, plan.rest_s, told)))
+        trouble = faults.trouble(stage, journal, plan.faults, plan.rest_s, told, stop)
+        breaking.append(asyncio.create_task(trouble))
     telling = asyncio.create_task(_tell_often(journal, told, tell))
     writing = asyncio.gather(*(each.write(goes_on, plan.pace_s) for each in people))
     try:
@@ -138,7 +139,8 @@ async def _play(
             for each in for_ever:
                 if each.done():
                     each.result()
-        await _end(*breaking)
+        stop.set()
+        await asyncio.gather(*breaking)
         await stage.heal()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):

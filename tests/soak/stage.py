@@ -164,7 +164,7 @@ class Stage:
             settings["sweep_interval_s"] = 300
         own = {f"BLINDPOST_{key.upper()}": str(value) for key, value in settings.items()}
         bug = {} if self._bug is None else {BUG: self._bug}
-        return own | bug | {CLOCK: str(self.clock), "PYTHONPATH": str(TESTS)}
+        return own | bug | {CLOCK: str(self.clock), "PYTHONPATH": os.pathsep.join(map(str, (TESTS, *sys.path)))}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Stage"]:

@@ -1,67 +1,32 @@
 """What waits to be sent, what is said to have become of it, and what is kept of it."""
 
-from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
 from blindpost.client import (
-    Client,
     Delivered,
-    Entry,
     EntryStatus,
-    Identity,
     KeyChanged,
     NoPrekeys,
-    NotOpened,
     OutboxFull,
     Refused,
-    Store,
     Unreachable,
 )
 from blindpost.client.history import EXPIRED
-from blindpost.client.notices import PAUSE_S, PEOPLE_MAX, Notices
 from blindpost.client.store import OUTBOX_MAX
-from blindpost.protocol.content import LOST_MAX
 from blindpost.protocol.session import DATA_MAX_BYTES
-from lying_router import LyingRouter, lost, problem, says
+from lying_router import LyingRouter, Someone, lost, problem, says, someone
 
 SEND = "POST /messages/send"
 CLAIM = "POST /keys/claim"
 UNAVAILABLE = says(problem(503, "unavailable", **{"retry-after": "0"}))
 
 
-@dataclass
-class Someone:
-    """A person who keeps a history."""
-
-    client: Client
-    store: Store
-
-    @property
-    def id(self) -> UUID:
-        return self.client.identity.account
-
-    def said(self, other: "Someone") -> list[tuple[str, EntryStatus]]:
-        """Return texts and what became of them."""
-        return [(each.data.decode(), each.status) for each in self.entries(other)]
-
-    def entries(self, other: "Someone") -> list[Entry]:
-        return [entry for _, entry in self.store.history.page(other.id, None, 99)]
-
-
 @pytest.fixture
 def router() -> LyingRouter:
     return LyingRouter()
-
-
-async def someone(router: LyingRouter, name: str) -> Someone:
-    identity = Identity.generate(name)
-    store = Store.in_memory(identity)
-    client = router.client(identity, store, store.history)
-    await client.register()
-    return Someone(client, store)
 
 
 @pytest.fixture
@@ -206,66 +171,3 @@ async def test_after_a_restart_it_is_asked_what_became_of_what_was_sent(
         EntryStatus.SENT,
     ]
     assert alice.entries(bob)[1].problem == EXPIRED
-
-
-async def test_who_lost_the_store_tells_whose_messages_did_not_open_and_is_written_to_anew(
-    router: LyingRouter, pair: tuple[Someone, Someone]
-) -> None:
-    alice, bob = pair
-    await alice.client.send(bob.id, "one")
-    await bob.client.ack(*await bob.client.receive_once())
-    await bob.client.send(alice.id, "answer")
-    await alice.client.ack(*await alice.client.receive_once())
-    two = await alice.client.send(bob.id, "two")
-    again = router.client(bob.client.identity)
-    [unread] = await again.receive_once()
-    assert unread.text is None
-    await again.ack(unread)
-    assert await alice.client.events_once() == [NotOpened(bob.id, "bob", (two.id,))]
-    assert [status for _, status in alice.said(bob)][-1] is EntryStatus.FAILED
-    await alice.client.send(bob.id, "three")
-    assert [each.text for each in await again.receive_once()] == ["three"]
-
-
-async def test_a_notice_marks_only_what_was_sent_to_its_sender(
-    router: LyingRouter, pair: tuple[Someone, Someone]
-) -> None:
-    alice, bob = pair
-    mallory = await someone(router, "mallory")
-    sent = await alice.client.send(bob.id, "hello")
-    await mallory.client.request_contact("alice")
-    mallory.client._inbox.notices.note(alice.id, sent.id)
-    await mallory.client._tell_unopened()
-    assert await alice.client.events_once() == [NotOpened(mallory.id, "mallory", (sent.id,))]
-    assert alice.said(bob) == [("hello", EntryStatus.SENT)]
-
-
-async def test_a_notice_that_cannot_be_sent_holds_nothing_up(
-    router: LyingRouter, pair: tuple[Someone, Someone]
-) -> None:
-    alice, bob = pair
-    router.deliver(alice.id, bob.id, "AAAA")
-    router.lies[CLAIM] = says(problem(429, "too_many_requests", **{"retry-after": "0"}))
-    assert [each.text for each in await bob.client.receive_once()] == [None]
-    assert bob.client.unsent() == {}
-
-
-def test_a_router_can_make_a_client_send_few_notices() -> None:
-    """Any message can be made one that does not open."""
-    now = 1_000.0
-    notices = Notices(lambda: now)
-    who, ids = uuid4(), [uuid4() for _ in range(LOST_MAX + 1)]
-    for each in ids:
-        notices.note(who, each)
-    [(told, data)] = notices.due()
-    assert (told, data) == (who, b"".join(each.bytes for each in ids[1:]))
-    notices.note(who, ids[0])
-    assert notices.due() == []
-    now += PAUSE_S
-    assert notices.due() == [(who, ids[0].bytes)]
-    for _ in range(PEOPLE_MAX + 1):
-        notices.note(uuid4(), ids[0])
-    assert len(notices.due()) == PEOPLE_MAX
-    notices.note(who, ids[0])
-    now = 0.0
-    assert notices.due() == [(who, ids[0].bytes)], "a clock that is set back silences nobody"

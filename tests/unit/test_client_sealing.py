@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from blindpost.client import NoPrekeys, Store, Unreachable, WrongKeys
+from blindpost.client import Contact, NoPrekeys, Opened, SessionSealer, Store, Unreachable, WrongKeys
 from blindpost.protocol.session import FOLLOWING, OPENING
 from lying_router import LyingRouter, lost, pair, says
 
@@ -190,3 +190,85 @@ async def test_messages_that_the_router_held_back_are_counted(router: LyingRoute
     router.queues[bob_id][:0] = held
     await bob.ack(received)
     assert [each.text for each in await bob.receive_once()] == ["0", "1", "2"]
+
+
+async def test_two_processes_that_open_one_message_both_have_it(
+    router: LyingRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that waited for its turn to change the store finds that the other opened it: nothing is wrong with it."""
+    alice, alice_id, bob, _ = await pair(router)
+    path = tmp_path / "bob.store"
+    await router.client(bob.identity, Store.open(path, bob.identity)).receive_once()
+    await alice.send("bob", "hello")
+    one, other = Store.open(path, bob.identity), Store.open(path, bob.identity)
+    known, inner = SessionSealer._known, router.client(bob.identity, other)
+    shown: list[str | None] = []
+
+    def overtaken(self: SessionSealer, sender: Contact, digest: bytes) -> Opened | None:
+        found = known(self, sender, digest)
+        if not shown and self._store is one:
+            monkeypatch.setattr(SessionSealer, "_known", known)
+            contact = other.contacts.get(alice_id)
+            assert contact is not None
+            sealed = base64.b64decode(router.queues[bob.identity.account][0]["message"])
+            opening = inner._sealer.open(contact, sealed)
+            with pytest.raises(StopIteration) as stopped:
+                opening.__await__().__next__()
+            shown.append(stopped.value.value.content.data.decode())
+        return found
+
+    monkeypatch.setattr(SessionSealer, "_known", overtaken)
+    assert [each.text for each in await router.client(bob.identity, one).receive_once()] == ["hello"]
+    assert shown == ["hello"]
+    assert one.unopened.all() == {}
+
+
+async def test_a_handshake_without_one_time_keys_begins_one_session(
+    router: LyingRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken up again, long after, it would put the session back to its beginning."""
+    alice, alice_id, bob, bob_id = await pair(router)
+    router.prekeys[bob_id] |= {"one_time_prekeys": [], "one_time_kem_prekeys": []}
+    await alice.send("bob", "one")
+    [opening] = router.queues[bob_id]
+    await bob.ack(*await bob.receive_once())
+    await bob.send(alice_id, "two")
+    await alice.ack(*await alice.receive_once())
+    monkeypatch.setattr(bob._store, "seen", lambda *_: False)
+    router.deliver(alice_id, bob_id, opening["message"])
+    [again] = await bob.receive_once()
+    assert again.text is None
+    await bob.ack(again)
+    await alice.send("bob", "three")
+    assert [each.text for each in await bob.receive_once()] == ["three"]
+
+
+async def test_what_cannot_be_read_hides_nothing_of_the_same_id(router: LyingRouter) -> None:
+    """A router knows by which ids senders name their messages, and gives its own to what it invents."""
+    alice, alice_id, bob, bob_id = await pair(router)
+    await alice.send("bob", "genuine")
+    [((_, client_message_id), _)] = router.sent.items()
+    genuine = router.queues[bob_id].pop()
+    router.deliver(alice_id, bob_id, "AAAA", client_message_id)
+    router.queues[bob_id].append(genuine)
+    received = await bob.receive_once()
+    assert [each.text for each in received] == [None, "genuine"]
+    for each in received:
+        bob._inbox.take(each)
+    assert len({each.key for each in received}) == 2
+
+
+async def test_a_clock_that_was_set_back_does_not_bring_an_old_session_back(router: LyingRouter) -> None:
+    alice, alice_id, bob, bob_id = await pair(router)
+    alice._clock = bob._clock = lambda: 4_000_000_000.0
+    await alice.send("bob", "from alice")
+    await bob.ack(*await bob.receive_once())
+    await bob.send(alice_id, "from bob")
+    await alice.ack(*await alice.receive_once())
+    ranks = [each.rank for each in bob._store.sessions.all_of(alice_id)]
+    assert ranks == [1]
+    again = router.client(alice.identity)
+    await again.receive_once()
+    await again.send(bob_id, "from a new store")
+    await bob.ack(*await bob.receive_once())
+    assert [each.rank for each in bob._store.sessions.all_of(alice_id)] == [2, 1]

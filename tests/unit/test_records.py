@@ -69,7 +69,7 @@ def test_nothing_of_anybody_is_in_the_file(store: Store, path: Path) -> None:
     text, state, secret = b"meet me at noon", b"state of the ratchet", b"a private prekey"
     with store.change():
         store.contacts.learn(UserKeys(BOB, "bobby_tables", *KEYS), keep=True)
-        store.sessions.put(BOB, SavedSession(id=session_id, state=state, used_at_ms=1_234_567))
+        store.sessions.put(BOB, SavedSession(id=session_id, state=state, rank=1_234_567))
         store.prekeys.put(
             Prekey(
                 id=prekey_id,
@@ -98,7 +98,7 @@ def test_nothing_of_anybody_is_in_the_file(store: Store, path: Path) -> None:
 
 def test_what_was_removed_or_replaced_is_not_left_in_the_file(store: Store, path: Path) -> None:
     """Neither sealed: whoever learns the key later finds no old one. The journal is empty."""
-    store.sessions.put(BOB, SavedSession(id=bytes(32), state=b"old", used_at_ms=1))
+    store.sessions.put(BOB, SavedSession(id=bytes(32), state=b"old", rank=1))
     store.prekeys.put(
         Prekey(
             id=BOB, sort=PrekeySort.ONE_TIME, secret=b"s", made_at_s=1, expires_s=None, signer=b"key", published=True
@@ -106,7 +106,7 @@ def test_what_was_removed_or_replaced_is_not_left_in_the_file(store: Store, path
     )
     with meddling(path) as file:
         sealed = [each for (each,) in file.execute("SELECT sealed FROM records")]
-    store.sessions.put(BOB, SavedSession(id=bytes(32), state=b"new", used_at_ms=2))
+    store.sessions.put(BOB, SavedSession(id=bytes(32), state=b"new", rank=2))
     store.prekeys.remove(BOB)
     assert len(sealed) == 2
     assert not [each for each in sealed if each in path.read_bytes() or each[12:44] in path.read_bytes()]
@@ -134,7 +134,7 @@ def test_the_size_of_a_record_says_little(store: Store, path: Path) -> None:
 def test_the_same_is_never_sealed_alike(store: Store, path: Path) -> None:
     """Nor has a person one name among sessions and another's in the history: what belongs to whom is not seen."""
     for contact_id in (BOB, CAROL):
-        store.sessions.put(contact_id, SavedSession(id=bytes(32), state=b"same", used_at_ms=1))
+        store.sessions.put(contact_id, SavedSession(id=bytes(32), state=b"same", rank=1))
         store.history.add(entry(contact_id, 1))
         store.mark_seen(contact_id, bytes(32))
     with meddling(path) as file:
@@ -343,7 +343,7 @@ def test_digests_are_bounded_for_each_person(store: Store) -> None:
 
 def test_nothing_secret_is_shown() -> None:
     """A repr may be in a log."""
-    session = SavedSession(id=bytes(32), state=b"secret", used_at_ms=1)
+    session = SavedSession(id=bytes(32), state=b"secret", rank=1)
     prekey = Prekey(
         id=BOB, sort=PrekeySort.SIGNED, secret=b"secret", made_at_s=1, expires_s=None, signer=b"key", published=True
     )

@@ -63,7 +63,7 @@ class StoreModel(RuleBasedStateMachine):
 
     @rule(person=PEOPLE, number=NUMBERS, used=st.integers(0, 2**40), state=st.binary(max_size=600))
     def put_session(self, person: UUID, number: int, used: int, state: bytes) -> None:
-        session = SavedSession(id=bytes([number]) * 32, state=state, used_at_ms=used)
+        session = SavedSession(id=bytes([number]) * 32, state=state, rank=used)
         self.store.sessions.put(person, session)
         self.sessions[person, session.id] = session
 
@@ -202,7 +202,7 @@ class StoreModel(RuleBasedStateMachine):
         sessions = [each for key, each in self.sessions.items() if key[0] == person]
         found = store.sessions.all_of(person)
         assert {each.id: each for each in found} == {each.id: each for each in sessions}
-        assert [each.used_at_ms for each in found] == sorted((each.used_at_ms for each in sessions), reverse=True)
+        assert [each.rank for each in found] == sorted((each.rank for each in sessions), reverse=True)
         history = [each for each in self.history.values() if each.contact_id == person]
         paged: list[tuple[int, Entry]] = []
         while page := store.history.page(person, paged[0][0] if paged else None, 2):

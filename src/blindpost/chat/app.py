@@ -19,7 +19,16 @@ from textual.widgets.option_list import Option
 from blindpost.chat import texts
 from blindpost.chat.conversation import Composer, Conversation
 from blindpost.chat.dialogs import ChangedKeys, Find, Help, Request, SafetyNumber
-from blindpost.chat.model import Change, ConnectionChanged, LineChanged, Messenger, PeopleChanged, Person
+from blindpost.chat.model import (
+    Change,
+    ConnectionChanged,
+    LineChanged,
+    LineGone,
+    Messenger,
+    NotRead,
+    PeopleChanged,
+    Person,
+)
 from blindpost.client import ClientError, KeyChanged, UntrustedAnswer
 
 NOBODY: Final = "Choose somebody in the list, or find them with Ctrl+F."
@@ -81,6 +90,12 @@ class Main(Screen[None]):
                 async with self._drawing:
                     if line.contact_id == self._messenger.opened:
                         await self.query_one(Conversation).put(line)
+            case LineGone(line):
+                async with self._drawing:
+                    await self.query_one(Conversation).take_away(line)
+            case NotRead(name, count):
+                what = "a message" if count == 1 else f"{count} messages"
+                self.notify(texts.safe(f"{name} could not open {what} of yours: write again."), markup=False)
 
     # The list
 
@@ -106,8 +121,10 @@ class Main(Screen[None]):
         if kind == PERSON:
             await self._open(UUID(who))
         elif kind == REQUEST:
-            person = next(each for each in self._messenger.received if each.user_id == UUID(who))
-            self.app.push_screen(Request(self._messenger, person))
+            person = next((each for each in self._messenger.received if each.user_id == UUID(who)), None)
+            # It may have been withdrawn a moment ago.
+            if person is not None:
+                self.app.push_screen(Request(self._messenger, person))
         else:
             self.notify("They have not answered your request yet.", markup=False)
 

@@ -53,16 +53,15 @@ class Row(Vertical):
         if is_new_day or before is None or before.is_mine != self.line.is_mine:
             yield Static("you" if self.line.is_mine else texts.safe(self._them), classes="who", markup=False)
 
-    async def follow(self, before: Line) -> None:
+    async def follow(self, before: Line | None) -> None:
         """Come after another line than was known when this one was put up."""
         self._before = before
         await self.recompose()
 
-    def show(self, line: Line) -> None:
+    async def show(self, line: Line) -> None:
         """Show what became of the line."""
         self.line = line
-        self.query_one(".what", Static).update(texts.body_of(line))
-        self.query_one(".tick", Static).update(texts.tick(line))
+        await self.recompose()
 
 
 class Conversation(VerticalScroll, can_focus=False):
@@ -94,12 +93,22 @@ class Conversation(VerticalScroll, can_focus=False):
     async def put(self, line: Line) -> None:
         """Show a line that is new, or what became of one."""
         for row in reversed(self._rows):
-            if row.line.id == line.id:
-                row.show(line)
+            if row.line.key == line.key:
+                await row.show(line)
                 return
         [row] = self._made([line], self._rows[-1].line if self._rows else None)
         self._rows.append(row)
         await self.mount(row)
+
+    async def take_away(self, line: Line) -> None:
+        """Take a line off, and tell the one below it what it comes after now."""
+        for index, row in enumerate(self._rows):
+            if row.line.key == line.key:
+                self._rows.remove(row)
+                await row.remove()
+                if index < len(self._rows):
+                    await self._rows[index].follow(self._rows[index - 1].line if index else None)
+                return
 
     async def put_before(self, lines: list[Line]) -> None:
         """Show earlier lines above, and keep in sight what was."""

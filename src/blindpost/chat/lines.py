@@ -15,8 +15,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class Line:
     """One message of a conversation."""
 
-    id: UUID
-    """The sender's for mine, the router's for theirs: it has that before the message opens."""
+    key: str
+    """What it is known by on the screen. Mine, theirs and held ones are apart, as the router knows ids of all."""
     contact_id: UUID
     """The other side."""
     is_mine: bool
@@ -33,7 +33,7 @@ class Line:
 def line_of(entry: Entry) -> Line:
     """Return a message of the history as a line."""
     return Line(
-        id=entry.message_id if entry.message_id is not None and not entry.is_mine else entry.client_message_id,
+        key=f"{'mine' if entry.is_mine else 'theirs'} {entry.client_message_id}",
         contact_id=entry.contact_id,
         is_mine=entry.is_mine,
         text=_text_of(entry),

@@ -24,6 +24,7 @@ from blindpost.client import (
     History,
     KeyChanged,
     LoginRefused,
+    NotOpened,
     Received,
     Unreachable,
     UntrustedAnswer,
@@ -103,7 +104,22 @@ class LineChanged:
     line: Line
 
 
-Change = PeopleChanged | ConnectionChanged | LineChanged
+@dataclass(frozen=True, slots=True)
+class LineGone:
+    """A line that was held has opened: it comes again as what it is."""
+
+    line: Line
+
+
+@dataclass(frozen=True, slots=True)
+class NotRead:
+    """Somebody could not open messages of the user's."""
+
+    name: str
+    count: int
+
+
+Change = PeopleChanged | ConnectionChanged | LineChanged | LineGone | NotRead
 
 
 class Messenger:
@@ -303,10 +319,15 @@ class Messenger:
     def _take(self, event: Event) -> None:
         match event:
             case Received():
-                self._names.setdefault(event.sender_id, event.username or f"unknown {str(event.sender_id)[:8]}")
+                if event.username is not None:
+                    self._names.setdefault(event.sender_id, event.username)
                 self._receive(event)
             case Delivered(ids):
                 self._tell(self._history.sent_as(ids))
+            case NotOpened(contact_id, name, ids):
+                failed = [each for each in self._history.sent_as(ids) if each.contact_id == contact_id]
+                self._tell(failed)
+                self.told(NotRead(name, len(failed)))
             case ContactsChanged():
                 self._look_again()
 
@@ -315,11 +336,11 @@ class Messenger:
             self._held[received.id] = line = _held_line(received)
             self._enter(line)
             return
-        self._held.pop(received.id, None)
+        if (held := self._held.pop(received.id, None)) is not None:
+            self.told(LineGone(held))
         if received.sender_id == self.opened:
             self._history.mark_read(received.sender_id)
-        client_message_id = received.client_message_id or received.id
-        self._show(received.sender_id, is_mine=False, client_message_id=client_message_id)
+        self._show(received.sender_id, is_mine=False, client_message_id=received.key)
 
     def _show(self, contact_id: UUID, *, is_mine: bool, client_message_id: UUID) -> None:
         entry = self._history.find(contact_id, is_mine, client_message_id)
@@ -387,9 +408,11 @@ class Messenger:
             await asyncio.sleep(LOOK_PAUSE_S)
 
     async def _look(self) -> None:
-        self._contacts = tuple(await self._client.contacts())
-        self.received = tuple(await self._client.contact_requests(Direction.RECEIVED))
-        self.asked = tuple(await self._client.contact_requests(Direction.SENT))
+        contacts = _once_each(await self._client.contacts())
+        received = _once_each(await self._client.contact_requests(Direction.RECEIVED))
+        asked = _once_each(await self._client.contact_requests(Direction.SENT))
+        # At once: what is on the screen must be what a key that is pressed finds.
+        self._contacts, self.received, self.asked = contacts, received, asked
         self.told(PeopleChanged())
         rest_s = self._looked_s + KEYS_PAUSE_S - monotonic()
         if rest_s > 0:
@@ -406,7 +429,7 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 def _held_line(received: Received) -> Line:
     return Line(
-        id=received.id,
+        key=f"held {received.id}",
         contact_id=received.sender_id,
         is_mine=False,
         text="",
@@ -414,6 +437,11 @@ def _held_line(received: Received) -> Line:
         status=EntryStatus.UNREAD,
         problem=str(received.problem),
     )
+
+
+def _once_each(people: Iterable[Contact]) -> tuple[Contact, ...]:
+    """Return people without repetitions: a router may name one twice."""
+    return tuple({each.user_id: each for each in people}.values())
 
 
 def excess(text: str) -> int:

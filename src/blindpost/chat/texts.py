@@ -13,6 +13,7 @@ from blindpost.printable import printable
 TAB: Final = " " * 4
 TICKS: Final = {EntryStatus.WAITING: "…", EntryStatus.SENT: "✓", EntryStatus.DELIVERED: "✓✓", EntryStatus.FAILED: "✗"}
 UNREAD_MAX: Final = 99
+LINES_MAX: Final = 300
 MARKS: Final = {
     Trust.COMPARED: ("✓", "$text-success"),
     Trust.UNCOMPARED: (" ", ""),
@@ -54,10 +55,19 @@ def _local(moment: datetime) -> datetime:
 
 def body_of(line: Line) -> Content:
     """Return what was written, and what is wrong with it."""
-    parts: list[Content | tuple[str, str]] = [Content(safe(line.text))] if line.text else []
+    shown, left = _cut(line.text)
+    parts: list[Content | tuple[str, str]] = [Content(safe(shown))] if shown else []
+    if left:
+        parts.append((f"\n[{left:,} more lines are not shown]", "$text-muted"))
     if line.problem is not None:
         parts += [*(["\n"] if parts else []), (f"! {safe(line.problem)}", "bold $text-error")]  # type: ignore[list-item]
     return Content.assemble(*parts)
+
+
+def _cut(text: str) -> tuple[str, int]:
+    """Return what is shown of a text, and how many lines are not: each costs the screen, and anybody can send many."""
+    lines = text.split("\n")
+    return "\n".join(lines[:LINES_MAX]), max(0, len(lines) - LINES_MAX)
 
 
 def gap_of(line: Line, name: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from contextlib import aclosing, suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -491,9 +492,17 @@ async def _show_event(event: Event, told: KeyNews) -> None:
             await told.tell()
 
 
+def _local(moment: datetime) -> datetime:
+    """Return a time as it is here; a router may name one that is no time here."""
+    try:
+        return moment.astimezone()
+    except (OverflowError, ValueError):
+        return moment
+
+
 def _show(message: Received) -> None:
     who = Text(f"{message.username or message.sender_id}", "bold cyan")
-    when = Text(f"{message.timestamp.astimezone():%Y-%m-%d %H:%M}", "dim")
+    when = Text(f"{_local(message.timestamp):%Y-%m-%d %H:%M}", "dim")
     if (problem := message.problem) is not None:
         err.print(Text.assemble(when, " ", who, " ", (printable(str(problem)), "bold red")), soft_wrap=True)
         if hint := hint_for(problem):

@@ -32,6 +32,7 @@ from blindpost.client.history import Changes, Entry, EntryStatus, History
 from blindpost.client.identity import Identity, Role
 from blindpost.client.inbox import Inbox, NotOpened, Received
 from blindpost.client.line import Line, Outlet
+from blindpost.client.notices import Notices
 from blindpost.client.prekeys import Prekeys
 from blindpost.client.retry import TOO_MANY, Retry, is_passing
 from blindpost.client.sealer import Sealer, SessionSealer
@@ -138,9 +139,8 @@ class Client:
         self._directory = Directory(self._session, store)
         self._outlet = Outlet(self._session)
         self._history = history
-        self._inbox = Inbox(
-            self._session, store, history, self._directory, self._sealer, self._outlet.acknowledge, clock
-        )
+        self._inbox = Inbox(self._session, store, history, self._directory, self._sealer, self._outlet.acknowledge)
+        self._notices = Notices(store, self._directory, self._sealer, self._outlet, clock)
         self._confirmed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -628,10 +628,8 @@ class Client:
             if _is_final(error):
                 self._fail(unsent, error)
             raise
-        # The receipt may have been faster than the answer.
-        has_arrived = self._inbox.await_receipt(answer.id)
-        status = EntryStatus.DELIVERED if has_arrived else EntryStatus.SENT
-        self._settle(unsent, status=status, message_id=answer.id)
+        # A receipt may have been faster than the answer.
+        self._settle(unsent, **self._inbox.sent(answer.id, unsent.recipient_id))
         return Sent(answer.id, answer.timestamp, unsent.client_message_id)
 
     async def messages(self, timeout_s: float = 30.0) -> AsyncGenerator[Received, None]:
@@ -658,7 +656,7 @@ class Client:
                 await self._prekeys.keep_if_possible()
                 answer = await self._patiently(partial(line.news, timeout_s))
                 if answer.contacts_changed:
-                    self._prekeys.expire()
+                    self._prekeys.hint()
                 for news in _news(answer):
                     yield news
                 for message in answer.messages:
@@ -667,7 +665,7 @@ class Client:
                         yield opened
                     if isinstance(opened, Received):
                         self._inbox.take(opened)
-                await self._tell_unopened()
+                await self._notices.send()
                 done = await self._patiently(self._inbox.acknowledge)
                 # Held messages, or a router that does not wait, answer each poll at once.
                 is_idle = not (done or line.is_stream) and time.monotonic() - started < IDLE_PAUSE_S
@@ -707,32 +705,18 @@ class Client:
         """Return what `receive_once` does, and news of deliveries and contacts before it."""
         answer = await self._inbox.poll(timeout_s)
         if answer.contacts_changed:
-            self._prekeys.expire()
+            self._prekeys.hint()
         await self._prekeys.keep_if_possible()
-        received: dict[UUID, Received] = {}
+        received: dict[tuple[UUID, UUID], Received] = {}
         notices: list[NotOpened] = []
         for message in answer.messages:
             opened = await self._inbox.open(message)
             if isinstance(opened, Received):
-                received.setdefault(opened.client_message_id or opened.id, opened)
+                received.setdefault((opened.sender_id, opened.key), opened)
             elif opened is not None:
                 notices.append(opened)
-        await self._tell_unopened()
+        await self._notices.send()
         return [*_news(answer), *notices, *received.values()]
-
-    async def _tell_unopened(self) -> None:
-        """Tell people which of their messages could not be opened here, if that can be done."""
-        for contact_id, ids in self._inbox.notices.due():
-            content = Content(uuid4(), int(self._clock() * 1000), Kind.LOST, ids)
-            # To read is never held up by it: what could not be told now is told with the next such message.
-            with suppress(ClientError):
-                recipient = await self._directory.contact(contact_id)
-                begun = await self._sealer.prepare(recipient, anew=True)
-                unsent = Unsent(client_message_id=content.client_message_id, recipient_id=contact_id)
-                with self._store.change():
-                    unsent = unsent.sealed(self._sealer.seal(recipient, content, begun), recipient)
-                    self._store.enqueue(unsent)
-                await self._post(unsent)
 
     async def ack(self, *received: Received) -> None:
         """Acknowledge messages that were taken; held ones are passed over."""

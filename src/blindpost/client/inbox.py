@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
-from uuid import UUID
+from typing import Final, TypeVar
+from uuid import UUID, uuid5
 
 from blindpost.client.directory import Directory
 from blindpost.client.errors import (
@@ -19,8 +19,7 @@ from blindpost.client.errors import (
     UnknownContact,
     UntrustedAnswer,
 )
-from blindpost.client.history import EXPIRED, NOT_OPENED, Entry, EntryStatus, History
-from blindpost.client.notices import Notices
+from blindpost.client.history import EXPIRED, NOT_OPENED, Changes, Entry, EntryStatus, History
 from blindpost.client.sealer import Opened, Sealer
 from blindpost.client.session import Session
 from blindpost.client.store import Contact, Store
@@ -28,6 +27,8 @@ from blindpost.client.transport import TIMEOUT_S, parse
 from blindpost.protocol.content import Content, Kind
 from blindpost.protocol.limits import PAGE_MAX, POLL_MAX_S
 from blindpost.services.models.messages import Message, PollAnswer
+
+T = TypeVar("T")
 
 PAGE: Final = 64
 HELD_MAX: Final = 64
@@ -40,6 +41,9 @@ ANSWER_HEAD_BYTES: Final = 65_536
 AWAITED_MAX: Final = 500
 """Messages of mine whose receipts are asked for if they may have been lost: the newest."""
 NOT_FOUND: Final = 404
+UNREADABLE: Final = UUID("b7c3a1de-6c34-4a6c-9c5e-0e8e8f6f3d1a")
+"""A namespace of names for what has none (RFC 9562, section 5.5)."""
+NOTHING: Final = UUID(int=0)
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -77,6 +81,14 @@ class Received:
     """How many messages of this sender were found missing by it: sent before, and not come."""
 
     @property
+    def key(self) -> UUID:
+        """What it is known by, among all of its sender: their id for it.
+
+        One that did not open has none, and the router's, which knows theirs, must not be taken for one.
+        """
+        return self.client_message_id or uuid5(UNREADABLE, str(self.id))
+
+    @property
     def text(self) -> str | None:
         """The message, if it is text."""
         return self.data.decode("utf-8") if self.data is not None and self.kind is Kind.TEXT else None
@@ -103,13 +115,11 @@ class Inbox:
         directory: Directory,
         sealer: Sealer,
         acknowledge: Callable[[list[UUID]], Awaitable[None]],
-        clock: Callable[[], float],
     ) -> None:
         self._session = session
         self._send_acknowledgement = acknowledge
         self._store = store
         self._history = history
-        self.notices = Notices(clock)
         self._directory = directory
         self._sealer = sealer
         self._held: dict[UUID, tuple[UUID, int]] = {}
@@ -119,10 +129,11 @@ class Inbox:
         self._taken: dict[tuple[UUID, UUID], Received] = {}
         """What the user has and the disk does not know of, by sender and the sender's id for it."""
         self._awaited: dict[UUID, None] = {}
-        self._arrived: dict[UUID, None] = {}
-        """Messages of which was told before it was known that they are mine: the newest."""
+        self._told: dict[UUID, UUID | None] = {}
+        """Messages of which something was told before it was known that they are mine: who did not open them, or None
+        for those that arrived. The newest."""
         for message_id in [] if history is None else history.awaited():
-            self.await_receipt(message_id)
+            _add(self._awaited, message_id, None)
 
     @property
     def has_done(self) -> bool:
@@ -176,13 +187,16 @@ class Inbox:
         """Messages of mine, as the router calls them, of whose delivery nothing was heard."""
         return tuple(self._awaited)
 
-    def await_receipt(self, message_id: UUID) -> bool:
-        """Note that a message of mine was sent; True if it was told already that it arrived."""
-        if message_id in self._arrived:
-            del self._arrived[message_id]
-            return True
-        _add(self._awaited, message_id)
-        return False
+    def sent(self, message_id: UUID, contact_id: UUID) -> Changes:
+        """Note that a message of mine was sent, and return what is known to have become of it."""
+        # Contacts may name whatever they like: only the word of who got it counts.
+        not_opened_by = self._told.pop(message_id, NOTHING)
+        if not_opened_by == contact_id:
+            return {"message_id": message_id, "status": EntryStatus.FAILED, "problem": NOT_OPENED}
+        if not_opened_by is None:
+            return {"message_id": message_id, "status": EntryStatus.DELIVERED}
+        _add(self._awaited, message_id, None)
+        return {"message_id": message_id, "status": EntryStatus.SENT}
 
     def delivered(self, message_ids: Collection[UUID]) -> None:
         """Note that messages of mine arrived."""
@@ -192,7 +206,7 @@ class Inbox:
             if message_id in self._awaited:
                 del self._awaited[message_id]
             else:
-                _add(self._arrived, message_id)
+                _add(self._told, message_id, self._told.get(message_id))
         if self._history is not None:
             self._history.delivered(message_ids)
 
@@ -221,7 +235,8 @@ class Inbox:
             self._done[message.id] = None
             return None
         except CannotDecrypt as problem:
-            self.notices.note(message.sender_id, message.id)
+            if self._store.contacts.get(message.sender_id) is not None:
+                self._store.unopened.add(message.sender_id, message.id)
             return self._problem(message, problem)
         except (KeyChanged, UntrustedAnswer) as problem:
             return self._problem(message, problem)
@@ -245,11 +260,13 @@ class Inbox:
 
     def _kept(self, received: Received) -> Received:
         """Put a message into the history, once, before anybody has it."""
-        if self._history is not None and not received.is_held:
+        # Senders who do not exist could fill it, and nobody could clear it.
+        is_somebodys = self._store.contacts.get(received.sender_id) is not None
+        if self._history is not None and is_somebodys and not received.is_held:
             sent_at = received.sent_at or received.timestamp
             self._history.add(
                 Entry(
-                    client_message_id=received.client_message_id or received.id,
+                    client_message_id=received.key,
                     contact_id=received.sender_id,
                     is_mine=False,
                     kind=received.kind or Kind.BYTES,
@@ -267,6 +284,8 @@ class Inbox:
         """Take in a notice. If it comes again it is recognised by its ciphertext, and acknowledged."""
         if self._history is not None:
             self._history.failed(notice.lost, NOT_OPENED, sender.user_id)
+        for message_id in notice.lost:
+            _add(self._told, message_id, sender.user_id)
         with self._store.change():
             self._store.mark_read(sender.user_id, notice.client_message_id, notice.sent_at_ms)
         self._done[message.id] = None
@@ -280,7 +299,7 @@ class Inbox:
         """Note that the user has a message. A held one is not done with."""
         if received.is_held:
             return
-        self._taken[received.sender_id, received.client_message_id or received.id] = received
+        self._taken[received.sender_id, received.key] = received
         self._done[received.id] = None
 
     def _remember(self) -> None:
@@ -382,9 +401,9 @@ class Inbox:
         return len(sizes) < HELD_MAX and sum(sizes) + len(message.message) <= HELD_MAX_BYTES
 
 
-def _add(ids: dict[UUID, None], message_id: UUID) -> None:
+def _add(ids: dict[UUID, T], message_id: UUID, value: T) -> None:
     """Put an id at the end, and drop the oldest beyond the bound."""
-    ids[message_id] = None
+    ids[message_id] = value
     if len(ids) > AWAITED_MAX:
         del ids[next(iter(ids))]
 

@@ -1,5 +1,6 @@
 """My prekeys: made, kept here, signed, offered at the router, and replaced in time."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from blindpost.protocol import transcripts
 from blindpost.protocol.handshake import Header, Private
 from blindpost.protocol.kem import KemPublicKey
 from blindpost.protocol.keys import PublicKey
-from blindpost.protocol.limits import PREKEY_BATCH_MAX, PREKEY_LIFETIME_MAX_S, PREKEYS_LOW
+from blindpost.protocol.limits import PREKEY_BATCH_MAX, PREKEY_LIFETIME_MAX_S, PREKEYS_LOW, PREKEYS_MAX
 from blindpost.protocol.ratchet import new_scalar, private_key
 from blindpost.services.models.prekeys import (
     LastResortKemPrekey,
@@ -36,8 +37,12 @@ KEPT_AFTER_S: Final = 30 * DAY_S
 """Messages that were sealed to a replaced one may wait at the router for as long."""
 CLOCK_S: Final = 300
 """The router allows no expiry beyond its bound, by its own clock."""
+ONE_TIME_KEPT: Final = 2 * PREKEYS_MAX
+"""Of each sort, the newest: a router gives the oldest first, and can say at any time that all are used up."""
 ASK_S: Final = DAY_S
 RETRY_S: Final = 600
+HINT_S: Final = 60
+PATIENCE_S: Final = 10.0
 
 
 class Prekeys:
@@ -53,14 +58,21 @@ class Prekeys:
         self._asked: float | None = None
 
     def expire(self) -> None:
-        """Ask the router what it has at the next `keep`: it told of a change, or the identity key was replaced."""
+        """Ask the router what it has at the next `keep`: the identity key was replaced."""
         self._asked = None
 
+    def hint(self) -> None:
+        """Ask the router soon, as it told of a change: once a minute, as it can say so all the time."""
+        if self._asked is not None:
+            self._asked = min(self._asked, self._clock() - ASK_S + HINT_S)
+
     async def keep_if_possible(self) -> None:
-        """See to it as `keep` does, or some minutes later: nothing else of the client waits for prekeys."""
+        """See to it as `keep` does, or some minutes later: nothing else of the client waits for prekeys for long."""
         try:
-            await self.keep()
-        except ClientError:
+            async with asyncio.timeout(PATIENCE_S):
+                await self.keep()
+        except (ClientError, TimeoutError):
+            # What was made and not offered is offered then.
             self._asked = self._clock() - ASK_S + RETRY_S
 
     async def keep(self) -> None:
@@ -129,9 +141,18 @@ class Prekeys:
         )
 
     def _drop_old(self, now_s: int) -> None:
-        for prekey in self._store.prekeys.all():
-            if prekey.expires_s is not None and prekey.expires_s + KEPT_AFTER_S < now_s:
-                self._store.prekeys.remove(prekey.id)
+        """Erase what nobody can still write with: whoever steals it later opens nothing with it."""
+        for sort in PrekeySort:
+            newest_first = sorted(self._all_of(sort), key=lambda each: each.made_at_s, reverse=True)
+            is_lasting = sort in {PrekeySort.SIGNED, PrekeySort.KEM_LAST_RESORT}
+            for index, prekey in enumerate(newest_first):
+                if is_lasting:
+                    # From when the next one was made on it was offered to nobody.
+                    is_old = index > 0 and newest_first[index - 1].made_at_s + KEPT_AFTER_S < now_s
+                else:
+                    is_old = index >= ONE_TIME_KEPT
+                if is_old:
+                    self._store.prekeys.remove(prekey.id)
 
     def _lasting(self, sort: PrekeySort, at_router: UUID | None, until: datetime | None, now_s: int) -> Prekey | None:
         """Return the lasting prekey to offer, or None if the router has a fresh one, which lasts `until` then."""
@@ -152,7 +173,10 @@ class Prekeys:
     def _of(self, sort: PrekeySort) -> Iterator[Prekey]:
         """Return those that may be offered: a replaced identity key signs nothing more."""
         signer = self._identity.ecdsa_key.der
-        return (each for each in self._store.prekeys.all() if each.sort is sort and each.signer == signer)
+        return (each for each in self._all_of(sort) if each.signer == signer)
+
+    def _all_of(self, sort: PrekeySort) -> Iterator[Prekey]:
+        return (each for each in self._store.prekeys.all() if each.sort is sort)
 
     def _made(self, sort: PrekeySort, now_s: int, expires_s: int | None = None) -> Prekey:
         is_kem = sort in {PrekeySort.KEM_ONE_TIME, PrekeySort.KEM_LAST_RESORT}

@@ -1,5 +1,6 @@
 """What end-to-end encryption keeps between two messages: sessions with people, and private prekeys."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, TypeVar
 from uuid import UUID
@@ -8,12 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blindpost.client.errors import DamagedFile
 from blindpost.client.records import Place, Records
+from blindpost.protocol.content import LOST_MAX
 
 SESSION: Final = "session"
 PREKEY: Final = "prekey"
 OPENED: Final = "opened"
+UNOPENED: Final = "unopened"
+NOTICE: Final = "notice"
 """Kinds of records."""
 SESSION_ID_BYTES: Final = 32
+UNOPENED_MAX: Final = 1_024
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -42,7 +47,10 @@ class SavedSession(Fixed):
 
     id: bytes = Field(min_length=SESSION_ID_BYTES, max_length=SESSION_ID_BYTES)
     state: bytes = Field(repr=False)
-    used_at_ms: int
+    rank: int
+    """Greater than that of all that a message opened in before. No time: clocks are set back."""
+    is_closed: bool = False
+    """Whether the other side is known to have lost it: what comes in it still opens, and nothing is written in it."""
 
 
 class Sessions:
@@ -52,9 +60,9 @@ class Sessions:
         self._records = records
 
     def all_of(self, contact_id: UUID) -> tuple[SavedSession, ...]:
-        """Return a person's sessions, the one used last first."""
+        """Return a person's sessions, the one that a message opened in last first."""
         found = [parsed(SavedSession, each.data) for each in self._records.of_owner(SESSION, contact_id.bytes)]
-        return tuple(sorted(found, key=lambda each: each.used_at_ms, reverse=True))
+        return tuple(sorted(found, key=lambda each: each.rank, reverse=True))
 
     def put(self, contact_id: UUID, session: SavedSession) -> None:
         """Keep a session in place of what was kept under its id; how many a person has is the caller's to bound."""
@@ -107,6 +115,67 @@ class OpenedMessages:
         """Drop all messages of a person."""
         with self._records.change():
             self._records.remove_all(OPENED, contact_id.bytes)
+
+
+class SavedUnopened(Fixed):
+    """A message that did not open, of which its sender is to be told."""
+
+    contact_id: UUID
+    message_id: UUID
+    """The router's."""
+
+
+class SavedNotice(Fixed):
+    """When somebody was told last."""
+
+    at_ms: int
+
+
+class Unopened:
+    """Messages that did not open, until their senders were told."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def add(self, contact_id: UUID, message_id: UUID) -> None:
+        """Keep one; the newest LOST_MAX of each person, and UNOPENED_MAX in all, as a router can make any number."""
+        with self._records.change():
+            if len(self._records.rows(UNOPENED)) < UNOPENED_MAX:
+                content = written(SavedUnopened(contact_id=contact_id, message_id=message_id))
+                self._records.put(Place(UNOPENED, contact_id.bytes, message_id.bytes), content)
+            of_theirs = self._records.of_owner(UNOPENED, contact_id.bytes)
+            for each in of_theirs[:-LOST_MAX]:
+                self.remove(contact_id, [parsed(SavedUnopened, each.data).message_id])
+
+    def all(self) -> dict[UUID, list[UUID]]:
+        """Return them by sender, oldest first."""
+        found: dict[UUID, list[UUID]] = {}
+        for row in self._records.rows(UNOPENED):
+            each = parsed(SavedUnopened, self._records.opened(UNOPENED, row))
+            found.setdefault(each.contact_id, []).append(each.message_id)
+        return found
+
+    def remove(self, contact_id: UUID, message_ids: Iterable[UUID]) -> None:
+        """Drop those that were told, if they are there."""
+        with self._records.change():
+            for message_id in message_ids:
+                self._records.remove(Place(UNOPENED, contact_id.bytes, message_id.bytes))
+
+    def told_at_ms(self, contact_id: UUID) -> int | None:
+        """Return when somebody was told last."""
+        content = self._records.get(Place(NOTICE, b"", contact_id.bytes))
+        return None if content is None else parsed(SavedNotice, content).at_ms
+
+    def tell(self, contact_id: UUID, at_ms: int) -> None:
+        """Note that somebody is being told."""
+        with self._records.change():
+            self._records.put(Place(NOTICE, b"", contact_id.bytes), written(SavedNotice(at_ms=at_ms)))
+
+    def remove_all(self, contact_id: UUID) -> None:
+        """Drop all of a person."""
+        with self._records.change():
+            self._records.remove_all(UNOPENED, contact_id.bytes)
+            self._records.remove(Place(NOTICE, b"", contact_id.bytes))
 
 
 class PrekeySort(StrEnum):

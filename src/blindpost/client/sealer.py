@@ -26,6 +26,8 @@ from blindpost.services.models.prekeys import Bundle, ClaimRequest
 NO_PREKEYS: Final = "no_prekeys"
 SESSIONS_MAX: Final = 8
 """With one person: both sides may begin at once, and lose what they had. The one used longest ago goes first."""
+FORMER_TRIED: Final = 3
+"""Replaced keys of a sender: whoever replaced more within the time of a message's way begins anew."""
 CLOCK_SKEW: Final = timedelta(seconds=120)
 
 
@@ -115,22 +117,24 @@ class SessionSealer:
             if state is None:
                 raise UntrustedAnswer("the session ended while a message was written", "Send it again.")
             state, message = state.seal(content)
-            self._put(recipient, state, used_at_ms=self._now_ms() if saved is None else saved.used_at_ms)
+            self._put(recipient, state, None if saved is None else saved.rank)
         return message
 
     async def open(self, sender: Contact, sealed: bytes) -> Opened:
         digest = sha256(sealed).digest()
-        kept = self._store.opened.find(sender.user_id, digest)
-        if kept is not None:
-            return Opened(Content.decode(kept.content), kept.missing)
-        if self._store.seen(sender.user_id, digest):
-            raise AlreadyOpened
+        if (known := self._known(sender, digest)) is not None:
+            return known
         if sealed.startswith(envelope.VERSION):
             return await self._envelopes.open(sender, sealed)
         self._identity.reload()
         with self._store.change():
+            # Again: another process may have opened it while this one waited for its turn to change the store.
+            if (known := self._known(sender, digest)) is not None:
+                return known
             received = self._open(sender, sealed)
-            self._put(sender, received.session, used_at_ms=self._now_ms())
+            self._put(sender, received.session, None)
+            if received.content.kind is Kind.LOST:
+                self._close_others(sender, received.session)
             self._store.mark_seen(sender.user_id, digest)
             opened = Opened(received.content, received.missed)
             content = opened.content
@@ -139,6 +143,15 @@ class SessionSealer:
             )
             self._store.opened.put(sender.user_id, digest, kept)
         return opened
+
+    def _known(self, sender: Contact, digest: bytes) -> Opened | None:
+        """Return what was opened and not taken yet; raises AlreadyOpened for what was taken."""
+        kept = self._store.opened.find(sender.user_id, digest)
+        if kept is not None:
+            return Opened(Content.decode(kept.content), kept.missing)
+        if self._store.seen(sender.user_id, digest):
+            raise AlreadyOpened
+        return None
 
     def _open(self, sender: Contact, sealed: bytes) -> session.Received:
         for saved in self._store.sessions.all_of(sender.user_id):
@@ -157,15 +170,17 @@ class SessionSealer:
     def _take_up(self, sender: Contact, header: Header, sealed: bytes) -> session.Received:
         """Begin the session that somebody offers. It may have been made with keys that were replaced since."""
         private = self._prekeys.private_of(header)
-        if private is None:
+        # Without one-time keys a handshake could be taken up again, and would put its session back.
+        if private is None or self._store.began(sender.user_id, header.encode()):
             raise CannotDecrypt
-        for theirs in (sender.ecdh, *sender.former):
+        for theirs in (sender.ecdh, *sender.former[:FORMER_TRIED]):
             them = Party(sender.user_id, sender.ecdsa, theirs)
             for mine in self._identity.reading_keys():
                 me = Party(self._identity.account, self._prekeys.signer_of(header), mine.public)
                 with suppress(ValueError):
                     received = session.respond(header, them, me, mine.private, private).open(sealed)
                     self._prekeys.use_up(header)
+                    self._store.mark_begun(sender.user_id, header.encode())
                     return received
         raise CannotDecrypt
 
@@ -173,14 +188,26 @@ class SessionSealer:
         """Return the sessions under both identity keys as trusted now, the one a message opened in last first."""
         for saved in self._store.sessions.all_of(recipient.user_id):
             state = session.decode(saved.state)
-            if (state.my_ecdsa, state.their_ecdsa) == (self._identity.ecdsa_key, recipient.ecdsa):
+            is_theirs = (state.my_ecdsa, state.their_ecdsa) == (self._identity.ecdsa_key, recipient.ecdsa)
+            if is_theirs and not saved.is_closed:
                 yield saved
 
-    def _put(self, contact: Contact, state: Session, *, used_at_ms: int) -> None:
-        sessions = self._store.sessions
-        sessions.put(contact.user_id, SavedSession(id=state.id, state=session.encode(state), used_at_ms=used_at_ms))
+    def _put(self, contact: Contact, state: Session, rank: int | None) -> None:
+        """Keep a session, as the one used last if no rank is given. A closed one stays so."""
+        sessions, kept = self._store.sessions, self._store.sessions.all_of(contact.user_id)
+        if rank is None:
+            rank = max((each.rank for each in kept), default=0) + 1
+        is_closed = any(each.is_closed for each in kept if each.id == state.id)
+        encoded = session.encode(state)
+        sessions.put(contact.user_id, SavedSession(id=state.id, state=encoded, rank=rank, is_closed=is_closed))
         for oldest in sessions.all_of(contact.user_id)[SESSIONS_MAX:]:
             sessions.remove(contact.user_id, oldest.id)
+
+    def _close_others(self, contact: Contact, state: Session) -> None:
+        """Write no more in what the other side lost: a router may hold messages of it back, and give them later."""
+        for each in self._store.sessions.all_of(contact.user_id):
+            if each.id != state.id:
+                self._store.sessions.put(contact.user_id, each.model_copy(update={"is_closed": True}))
 
     async def _claim(self, recipient: Contact) -> Bundle:
         request = ClaimRequest(user_id=recipient.user_id).model_dump(mode="json")
@@ -224,9 +251,6 @@ class SessionSealer:
         if expires is None or expires.microsecond or expires < now - CLOCK_SKEW:
             raise ValueError("expired")
         return int(expires.timestamp())
-
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
 
 
 def _party(contact: Contact) -> Party:

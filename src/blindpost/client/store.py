@@ -25,7 +25,7 @@ from blindpost.client.errors import (
 from blindpost.client.history import History
 from blindpost.client.identity import Identity
 from blindpost.client.records import NONCE_BYTES, Place, Records, Row
-from blindpost.client.saved import Fixed, OpenedMessages, Prekeys, Sessions, parsed, written
+from blindpost.client.saved import Fixed, OpenedMessages, Prekeys, Sessions, Unopened, parsed, written
 from blindpost.protocol.encoding import b64decode, b64encode
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.safety_number import safety_number
@@ -37,8 +37,11 @@ CONTACT: Final = "contact"
 UNSENT: Final = "unsent"
 FLAGGED: Final = "flagged"
 SEEN: Final = "seen"
+BEGUN: Final = "begun"
 """Kinds of records."""
 
+BEGUN_MAX: Final = 4_096
+"""Handshakes that a session was begun by, of each person; those with one-time keys cannot come again in any case."""
 SEEN_MAX: Final = 1_024
 """Digests of decrypted ciphertexts kept for each person."""
 READ_MAX: Final = 512
@@ -326,6 +329,7 @@ class Store:
         self.sessions = Sessions(self._records)
         self.prekeys = Prekeys(self._records)
         self.opened = OpenedMessages(self._records)
+        self.unopened = Unopened(self._records)
         self.history = History(self._records)
 
     def __repr__(self) -> str:
@@ -412,7 +416,9 @@ class Store:
         with self.change():
             self.sessions.remove_all(contact_id)
             self._records.remove_all(SEEN, contact_id.bytes)
+            self._records.remove_all(BEGUN, contact_id.bytes)
             self.opened.remove_all(contact_id)
+            self.unopened.remove_all(contact_id)
             self.history.clear(contact_id)
 
     def seen(self, contact_id: UUID, digest: bytes) -> bool:
@@ -423,6 +429,15 @@ class Store:
         """Remember that a ciphertext was decrypted; the newest SEEN_MAX of each person are kept."""
         with self.change():
             self._records.mark(Place(SEEN, contact_id.bytes, digest), SEEN_MAX)
+
+    def began(self, contact_id: UUID, header: bytes) -> bool:
+        """Tell whether a session was begun by this handshake."""
+        return self._records.has(Place(BEGUN, contact_id.bytes, header))
+
+    def mark_begun(self, contact_id: UUID, header: bytes) -> None:
+        """Remember the handshake of a session; the newest BEGUN_MAX of each person are kept."""
+        with self.change():
+            self._records.mark(Place(BEGUN, contact_id.bytes, header), BEGUN_MAX)
 
     def was_read(self, sender_id: UUID, client_message_id: UUID) -> bool:
         """Tell whether the user had this message before. The id is the sender's own, under their signature."""
