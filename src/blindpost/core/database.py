@@ -163,10 +163,12 @@ class Database:
 
         `then` is called in the same transaction where that is the newest one.
         """
-        engine = create_async_engine("postgresql+asyncpg://", poolclass=NullPool, async_creator=self._connect_patiently)
         try:
-            async with engine.connect() as connection:
-                return await connection.run_sync(_migrate, revision, then)
+            async with self.changing_schema() as connection:
+                before, after = await connection.run_sync(step_to, revision)
+                if after == newest_revision():
+                    await connection.run_sync(then)
+                return before, after
         except (DBAPIError, *LOSSES) as error:
             cause = postgres_error(error) or error
             raise StartError(
@@ -175,14 +177,22 @@ class Database:
                 " set BLINDPOST_MIGRATION_DATABASE_URL for it",
             ) from error
 
-    async def _connect_patiently(self) -> "asyncpg.Connection[Any]":
+    @asynccontextmanager
+    async def changing_schema(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction in which nobody else changes the schema; raises the driver's errors."""
+        engine = create_async_engine("postgresql+asyncpg://", poolclass=NullPool, async_creator=self.connect_patiently)
+        async with engine.connect() as connection, connection.begin():
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            yield connection
+
+    async def connect_patiently(self) -> "asyncpg.Connection[Any]":
         """Connect without a limit per statement: a change of a large table takes long, and so does waiting for it."""
         return await asyncpg.connect(self._url, timeout=CONNECT_TIMEOUT_S)
 
     async def revisions(self) -> tuple[str | None, str | None]:
         """Return the schema's present revision and the newest one that this program knows."""
         async with self.engine.connect() as connection:
-            return await connection.run_sync(_present), _script().get_current_head()
+            return await connection.run_sync(_present), newest_revision()
 
 
 def violated_constraint(error: IntegrityError) -> str | None:
@@ -303,35 +313,39 @@ def _present(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _migrate(
-    connection: Connection, revision: str, then: Callable[[Connection], None]
-) -> tuple[str | None, str | None]:
+def step_to(connection: Connection, revision: str) -> tuple[str | None, str | None]:
+    """Bring the schema to a revision in the transaction that is open; returns the revisions before and after.
+
+    Raises ConfigurationError for a revision that is none, and StartError for one that is newer than this program.
+    """
     if revision not in (known := ["head", "base", *_revisions()]):
         raise ConfigurationError(f"there is no revision {revision!r} of the schema", f"give one of {', '.join(known)}")
-    with connection.begin():
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        before = _present(connection)
-        config = _config()
-        config.attributes["connection"] = connection
-        if _is_newer(before):
-            raise StartError(
-                "the database's schema is newer than this program", "run the version of Blindpost that made it"
-            )
-        if revision in {"head", *_revisions()} and _index(revision) >= _index(before):
-            command.upgrade(config, revision)
-        else:
-            command.downgrade(config, revision)
-        if (after := _present(connection)) == _script().get_current_head():
-            then(connection)
-        return before, after
+    before = _present(connection)
+    if before is not None and not is_known(before):
+        raise StartError(
+            "the database's schema is newer than this program", "run the version of Blindpost that made it"
+        )
+    config = _config()
+    config.attributes["connection"] = connection
+    if revision in {"head", *_revisions()} and _index(revision) >= _index(before):
+        command.upgrade(config, revision)
+    else:
+        command.downgrade(config, revision)
+    return before, _present(connection)
+
+
+def is_known(revision: str) -> bool:
+    """Tell whether this program knows a revision of the schema."""
+    return revision in _revisions()
+
+
+def newest_revision() -> str | None:
+    """Return the newest revision that this program knows."""
+    return _script().get_current_head()
 
 
 def _revisions() -> list[str]:
     return [script.revision for script in reversed(list(_script().walk_revisions()))]
-
-
-def _is_newer(revision: str | None) -> bool:
-    return revision is not None and revision not in _revisions()
 
 
 def _index(revision: str | None) -> int:

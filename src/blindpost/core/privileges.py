@@ -3,7 +3,8 @@
 Then whoever takes the router over cannot drop a table, change the audit, or free a name that was somebody's.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -68,8 +69,21 @@ async def migrate(
     router: Database, owner_url: SecretStr | None, revision: str = "head"
 ) -> tuple[str | None, str | None]:
     """Bring the schema to a revision as its owner, and let the router's role do its work; see Database.migrate."""
+    async with as_owner(router, owner_url) as (owner, grant):
+        return await owner.migrate(revision, then=grant)
+
+
+@asynccontextmanager
+async def as_owner(
+    router: Database, owner_url: SecretStr | None
+) -> AsyncIterator[tuple[Database, Callable[[Connection], None]]]:
+    """Give the database as the owner of its tables, and what lets the router's role do its work in a new schema.
+
+    Raises ConfigurationError where the two URLs name different databases.
+    """
     if owner_url is None:
-        return await router.migrate(revision)
+        yield router, lambda _: None
+        return
     async with _owners(owner_url) as owner:
         await owner.check_server()
         if await _ask(router, _SAME) != await _ask(owner, _SAME):
@@ -78,7 +92,7 @@ async def migrate(
                 "give the same host and database in both, and different roles",
             )
         ((role,),) = await _ask(router, text("SELECT CAST(current_user AS text)"))
-        return await owner.migrate(revision, then=partial(_grant, role=role))
+        yield owner, partial(_grant, role=role)
 
 
 def _owners(url: SecretStr) -> Database:
