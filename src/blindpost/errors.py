@@ -2,8 +2,9 @@
 
 BlindpostError
 ├── ConfigurationError            the program cannot start like this; has a hint
-│   └── StartError                a store does not start or answer
-│       └── StoresInUse           another process has the embedded ones
+│   ├── StartError                a store does not start or answer
+│   │   └── StoresInUse           another process has the embedded ones
+│   └── BackupDamaged             a backup is not what it was when it was made
 └── Problem                       becomes an RFC 9457 answer
     ├── InvalidRequest            400 invalid_request
     │   ├── InvalidJson           400 invalid_json
@@ -56,6 +57,10 @@ class StartError(ConfigurationError):
 
 class StoresInUse(StartError):
     """Another process runs the embedded stores of this data directory."""
+
+
+class BackupDamaged(ConfigurationError):
+    """A backup is not whole, or not one of ours."""
 
 
 class Problem(BlindpostError):

@@ -3,11 +3,15 @@
 from pathlib import Path
 
 from blindpost.config import PREFIX, Settings
+from blindpost.core.backup import LEFT_OUT
 from blindpost.core.privileges import PRIVILEGES
 from blindpost.core.safety import REDIS_RIGHTS
+from blindpost.core.schema import metadata
 from e2e.test_serve import blindpost
 
-SETTINGS = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+SETTINGS = (DOCS / "settings.md").read_text()
+BACKUP = (DOCS / "backup.md").read_text()
 
 
 def test_the_redis_line_in_the_documentation_is_the_one_that_is_tested() -> None:
@@ -25,3 +29,10 @@ def test_every_setting_is_documented_and_in_the_help_of_serve(tmp_path: Path) ->
     for name in Settings.model_fields:
         assert f"`{PREFIX}{name.upper()}`" in SETTINGS, name
         assert PREFIX + name.upper() in said, name
+
+
+def test_what_is_in_a_backup_is_documented_for_every_table() -> None:
+    """A new table needs a line there, and the thought whether it may come back."""
+    for table in metadata.tables:
+        (line,) = (line for line in BACKUP.splitlines() if line.startswith("| `") and f"`{table}`" in line)
+        assert ("| nothing: " in line) == (table in LEFT_OUT), table

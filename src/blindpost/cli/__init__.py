@@ -54,11 +54,26 @@ def program(first: str | None = None) -> typer.Typer:
         "receive": people.receive,
     }
     if first not in {*mine, "account", "contacts"}:
-        from blindpost.cli import audit, bench, certificate, demo, doctor, keys, operator  # noqa: PLC0415 - see above
+        from blindpost.cli import (  # noqa: PLC0415 - see above
+            audit,
+            backup,
+            bench,
+            certificate,
+            demo,
+            doctor,
+            keys,
+            operator,
+        )
 
         for command in (demo.demo, operator.serve, operator.migrate, doctor.doctor, bench.bench):
             app.command(rich_help_panel=PANEL_ROUTER)(command)
         app.command("dev-certificate", rich_help_panel=PANEL_ROUTER)(certificate.dev_certificate)
+        for name, each in (
+            ("backup", backup.backup),
+            ("verify-backup", backup.verify_backup),
+            ("restore", backup.restore),
+        ):
+            app.command(name, rich_help_panel=PANEL_ROUTER)(each)
         for name, group in {"keys": keys.keys, "audit": audit.audit}.items():
             app.add_typer(group, name=name, rich_help_panel=PANEL_ROUTER)
     for name, each in mine.items():

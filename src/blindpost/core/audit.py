@@ -50,6 +50,7 @@ class Event(StrEnum):
     LIMIT_HIT = "limit_hit"
     TOKEN_KEY_ROTATED = "token_key_rotated"  # noqa: S105 - the name of an event
     SCHEMA_MIGRATED = "schema_migrated"
+    DATABASE_RESTORED = "database_restored"
     AUDIT_EXPIRED = EXPIRED
     EVENTS_LOST = "events_lost"
 
@@ -376,8 +377,17 @@ def worker_dir(data_dir: Path, number: int) -> Path:
 
 def read_heads(data_dir: Path) -> list[Head]:
     """Read which rows this node's workers wrote last, also those that are no more; raises ConfigurationError."""
-    places = data_dir, *sorted(data_dir.glob(f"{WORKER_DIRS}*"))
-    return [head for each in places if (head := read_head(each)) is not None]
+    return [head for each in _places(data_dir) if (head := read_head(each)) is not None]
+
+
+def forget_heads(data_dir: Path) -> None:
+    """Delete the files of this node's workers, where its operator has put another chain in place. Raises OSError."""
+    for each in _places(data_dir):
+        (each / HEAD_FILE).unlink(missing_ok=True)
+
+
+def _places(data_dir: Path) -> list[Path]:
+    return [data_dir, *sorted(data_dir.glob(f"{WORKER_DIRS}*"))]
 
 
 async def verify(database: Database, anchors: Iterable[Head], expected: bytes | None = None) -> Walk:

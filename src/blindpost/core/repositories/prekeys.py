@@ -98,6 +98,14 @@ async def withdraw_waiting(tx: AsyncConnection, user_id: UUID) -> None:
     await tx.execute(delete(one_time).where(one_time.c.user_id == user_id, one_time.c.claimed_on.is_(None)))
 
 
+async def withdraw_all(tx: AsyncConnection) -> None:
+    """Take the key out of everybody's one-time keys, and remember their ids from today on, as if all were claimed.
+
+    Deleted they would be forgotten, and given away once more when their owner, or who has the old upload, repeats it.
+    """
+    await tx.execute(update(one_time).values(claimed_on=_TODAY, public_key=None, signature=None))
+
+
 async def waiting_counts(tx: AsyncConnection, user_id: UUID) -> Counter[Algorithm]:
     """Count the one-time keys of each algorithm that nobody claimed."""
     statement = (

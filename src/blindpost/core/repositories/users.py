@@ -151,6 +151,12 @@ async def touch_contacts(tx: AsyncConnection, user_ids: Iterable[UUID]) -> None:
     await tx.execute(statement.values(contacts_version=users.c.contacts_version + 1))
 
 
+async def touch_all_contacts(tx: AsyncConnection) -> None:
+    """Count a change for everybody that nobody was told of yet: sessions begin with what was told before."""
+    newer = func.greatest(users.c.contacts_version, users.c.contacts_told) + 1
+    await tx.execute(update(users).values(contacts_version=newer))
+
+
 async def open_session(
     tx: AsyncConnection, session_id: UUID, user_id: UUID, ecdsa_public_key: bytes, lifetime_s: int
 ) -> bool:
