@@ -290,10 +290,25 @@ async def test_a_login_that_fails_after_a_conflict_leaves_it_open(router: LyingR
     """The name may be taken by this very identity, so it stays."""
     alice = Identity.generate("alice")
     router.lies["POST /auth/register"] = says(problem(409, "username_taken"))
-    router.lies["GET /auth/challenge"] = refuse_connection
+    router.lies["GET /auth/challenge"] = [None, refuse_connection]
     with pytest.raises(Unreachable):
         await router.client(alice).register()
     assert alice.origin == ORIGIN
+
+
+async def test_no_name_is_taken_where_nobody_could_log_in(router: LyingRouter) -> None:
+    """The server is asked first what it calls itself; and one that speaks another protocol has taken nothing either."""
+    alice = Identity.generate("alice")
+    router.lies["GET /auth/challenge"] = says(
+        router.challenge("https://other.example.org", "alice", int(time.time()) + 60)
+    )
+    with pytest.raises(WrongServer, match="speaks for another address") as wrong:
+        await router.client(alice).register()
+    assert "https://other.example.org" in wrong.value.hint
+    router.lies["GET /auth/challenge"] = lost
+    with pytest.raises(Unreachable):
+        await router.client(alice).register()
+    assert (alice.origin, router.users, router.calls.count("POST /auth/register")) == (None, {}, 0)
 
 
 # Several processes with one identity

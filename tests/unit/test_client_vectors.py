@@ -23,8 +23,8 @@ from read_vectors import by_name, load
 
 LOGIN_ERRORS = {
     "invalid_challenge": (UntrustedAnswer, "not one of this protocol"),
-    "another_origin": (WrongServer, "another server or user"),
-    "another_name": (WrongServer, "another server or user"),
+    "another_origin": (WrongServer, "another address"),
+    "another_name": (WrongServer, "another user"),
     "another_time": (UntrustedAnswer, "not of this minute"),
 }
 KEY_ERRORS = {

@@ -73,7 +73,7 @@ def register(
                 fail(str(error), "give it as https://chat.example.org")
             raise
         out.print(Text.assemble("You are ", (name, "bold green"), f" at {server}; your keys are in {path}."))
-        out.print(f"Next: {command('contacts add NAME')}", markup=False, soft_wrap=True)
+        out.print(f"Next: {command('contacts add NAME')}, and {command('chat')}", markup=False, soft_wrap=True)
 
 
 def _is_there(path: Path) -> bool:

@@ -179,6 +179,8 @@ class Client:
         """
         identity = self.identity
         is_bound = identity.origin is not None
+        # A name that was taken where nobody can log in would be lost.
+        await self._session.meet()
         # Before the request leaves: after a crash nobody knows whether it arrived.
         identity.belong_to(self._transport.origin)
         request = RegisterRequest(

@@ -58,6 +58,11 @@ class Session:
         """How many sessions there were: the router tells each of what changes while it lasts."""
         self.on_reach: Callable[[bool], None] = lambda _: None
 
+    async def meet(self) -> None:
+        """Raise WrongServer unless the router speaks for the address that it is asked at: else nobody could log in."""
+        answer = parse(auth.ChallengeAnswer, await self._repeat("GET", f"/auth/challenge/{self._identity.username}"))
+        self._check(answer.challenge)
+
     async def login(self) -> None:
         """Log in anew; raises LoginRefused, WrongServer, UntrustedAnswer, Unreachable or Refused."""
         async with self._login_lock:
@@ -194,8 +199,11 @@ class Session:
             origin = origin_of(challenge.origin)
         except ValueError:
             raise UntrustedAnswer("the server's challenge is not one of this protocol") from None
-        if origin != self.transport.origin or challenge.username != self._identity.username:
-            raise WrongServer("the server's challenge is for another server or user")
+        if origin != self.transport.origin:
+            hint = f"It calls itself {origin}: use that address, if it is the one that you were given."
+            raise WrongServer(f"the server at {self.transport.origin} speaks for another address", hint)
+        if challenge.username != self._identity.username:
+            raise WrongServer("the server's challenge is for another user")
         left = challenge.expiry - self._clock()
         if not -CLOCK_SKEW_S < left < CHALLENGE_LIFETIME_S + CLOCK_SKEW_S:
             raise UntrustedAnswer("the server's challenge is not of this minute", "Check the clock of this computer.")
