@@ -49,7 +49,7 @@ from blindpost.routers.middleware import Gate
 from blindpost.routers.streams import Streams
 from blindpost.services.auth import AuthService
 from blindpost.services.contacts import ContactService
-from blindpost.services.housekeeping import keep_house
+from blindpost.services.housekeeping import keep_house, kinds
 from blindpost.services.messages import MessageService
 from blindpost.services.models.common import Problem
 from blindpost.services.prekeys import PrekeyService
@@ -226,7 +226,7 @@ async def open_components(
                 reader.run(),
                 tokens.run(),
                 cache.run(),
-                keep_house(database, settings.retry_window_s),
+                keep_house(database, kinds(settings.message_lifetime_s, settings.retry_window_s)),
             )
         ]
         auditing = asyncio.create_task(audit.run())

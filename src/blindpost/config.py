@@ -117,8 +117,12 @@ class Settings(BaseSettings):
     """Bytes that wait for one person; one sender gets a quarter of it."""
     database_pool_size: Annotated[int, Field(ge=1, le=100)] = 5
     """Pooled connections of one process; the writers and the listener hold three more."""
-    retry_window_s: Annotated[int, Field(ge=60)] = 7 * 86_400
-    """How long the trace of a delivered message stays, for repeats with the same client_message_id."""
+    message_lifetime_s: Annotated[int, Field(ge=3_600, le=365 * 86_400)] = 30 * 86_400
+    """How long a message waits to be acknowledged: longer than a holiday, and not for ever. Less than an hour would
+    lose what was sent to somebody on a train."""
+    retry_window_s: Annotated[int, Field(ge=60, le=365 * 86_400)] = 7 * 86_400
+    """How long the trace of a message stays, from its sending or from its expiry, for repeats with the same
+    client_message_id and for its status."""
 
     audit_days: Annotated[int, Field(ge=7, le=3_650)] = 90
     """How long security events are kept: long enough to look back, and no longer, as they are metadata."""

@@ -75,6 +75,7 @@ CONNECTIONS_REFUSED: Final = Counter(
 AUDIT_EVENTS: Final = Counter(
     "blindpost_audit_events_total", "Security events, by whether they were written", ["outcome"], registry=registry
 )
+PURGED: Final = Counter("blindpost_purged_total", "Rows that had had their time, by kind", ["kind"], registry=registry)
 LISTENER_UP: Final = Gauge("blindpost_listener_up", "1 while the listening connection is open", registry=registry)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("blindpost")

@@ -10,14 +10,18 @@ import httpx
 import pytest
 
 from blindpost.core.database import Database
+from blindpost.core.repositories import housekeeping as repository
 from blindpost.services import housekeeping
-from blindpost.services.housekeeping import keep_house
-from checks import session_of, success
+from blindpost.services.housekeeping import keep_house, kinds, purge_all
+from blindpost.telemetry import registry
+from checks import session_of, success, until
 from prekeys import upload_of
 from support import person
 
 if TYPE_CHECKING:
     import asyncpg
+
+KINDS = kinds(message_lifetime_s=86_400, retry_window_s=3_600)
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ async def house(database_url: str) -> AsyncIterator[Database]:
 
 async def kept(house: Database, database: "asyncpg.Connection[Any]", query: str, *arguments: object) -> None:
     """Keep house until a count is 0."""
-    task = asyncio.create_task(keep_house(house, 3_600))
+    task = asyncio.create_task(keep_house(house, KINDS))
     async with asyncio.timeout(30):
         while await database.fetchval(query, *arguments):  # noqa: ASYNC110 - the database has no event for it
             await asyncio.sleep(0.02)
@@ -113,7 +117,31 @@ async def test_the_keys_of_past_days_go_though_nobody_comes(
 async def test_a_database_that_is_away_does_not_end_the_housekeeping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeping, "INTERVAL_S", 0.01)
     async with Database("postgresql://nobody@127.0.0.1:1/nowhere", pool_size=1) as away:
-        task = asyncio.create_task(keep_house(away, 3_600))
+        task = asyncio.create_task(keep_house(away, KINDS))
         done, _ = await asyncio.wait({task}, timeout=0.5)
         assert not done
         task.cancel()
+
+
+def purged(kind: str) -> float:
+    return registry.get_sample_value("blindpost_purged_total", {"kind": kind}) or 0.0
+
+
+async def test_every_kind_is_counted_by_its_name(house: Database, database: "asyncpg.Connection[Any]") -> None:
+    before = purged("pseudonym_keys")
+    old = date(2001, 1, 2)
+    await database.execute("INSERT INTO pseudonym_keys VALUES ($1, $2) ON CONFLICT DO NOTHING", old, bytes(32))
+    await kept(house, database, "SELECT count(*) FROM pseudonym_keys WHERE day = $1", old)
+    await until(lambda: purged("pseudonym_keys") == before + 1)
+
+
+async def test_nothing_is_purged_while_another_process_does_it(
+    house: Database, database: "asyncpg.Connection[Any]"
+) -> None:
+    old, count = date(2001, 1, 3), "SELECT count(*) FROM pseudonym_keys WHERE day = $1"
+    await database.execute("INSERT INTO pseudonym_keys VALUES ($1, $2) ON CONFLICT DO NOTHING", old, bytes(32))
+    await database.execute("SELECT pg_advisory_lock($1)", repository.LOCK)
+    await purge_all(house, "pseudonym_keys", KINDS["pseudonym_keys"]())
+    assert await database.fetchval(count, old) == 1
+    await database.execute("SELECT pg_advisory_unlock($1)", repository.LOCK)
+    await kept(house, database, count, old)

@@ -206,6 +206,28 @@ def part(rows: list[dict[str, Any]], fields: AbstractSet[str]) -> list[dict[str,
     return sorted(({field: row[field] for field in sorted(fields)} for row in rows), key=str)
 
 
+OPTIONS = "SELECT relname, reloptions FROM pg_class WHERE relname IN ('messages', 'receipts', 'traces') ORDER BY 1"
+
+
+async def test_the_fifth_schema_adds_the_expiry_and_going_back_takes_it_alone(empty: Database) -> None:
+    await empty.migrate("0002")
+    raw = await empty.connect_raw()
+    await raw.execute(BEFORE)
+    await empty.migrate("0004")
+    rows = "SELECT t.id, sender_id, client_message_id, timestamp FROM traces t ORDER BY id"
+    waiting = "SELECT * FROM messages ORDER BY id"
+    before = [await raw.fetch(query) for query in (rows, waiting, OPTIONS)]
+    for _ in range(2):
+        await empty.migrate("0005")
+        assert await raw.fetchval("SELECT count(*) FROM traces WHERE expired_at IS NOT NULL") == 0
+        assert [await raw.fetch(query) for query in (rows, waiting)] == before[:2]
+        assert await raw.fetch(OPTIONS) != before[2]
+        await raw.execute("UPDATE traces SET expired_at = now() WHERE client_message_id IS NOT NULL")
+        await empty.migrate("0004")
+        assert [await raw.fetch(query) for query in (rows, waiting, OPTIONS)] == before
+    await raw.close()
+
+
 async def tables(database: Database) -> set[str]:
     raw = await database.connect_raw()
     try:

@@ -13,10 +13,10 @@ from blindpost.core.audit import Audit, Event
 from blindpost.core.database import Database
 from blindpost.core.embedded import StoreUrls
 from blindpost.core.privileges import PRIVILEGES, bring_to_head, migrate, missing_rights, superfluous_rights
-from blindpost.core.pseudonyms import today
-from blindpost.core.repositories import messages, prekeys, pseudonym_keys, token_keys
+from blindpost.core.repositories import housekeeping, token_keys
 from blindpost.core.schema import metadata
 from blindpost.errors import ConfigurationError, StartError
+from blindpost.services.housekeeping import kinds
 from blindpost.telemetry import FAULTS
 from checks import client_of
 from fault.servers import Handmade
@@ -201,10 +201,10 @@ async def test_what_runs_behind_the_requests_may_do_its_work_too(roles: Roles, t
         async with router.transaction() as tx:
             await token_keys.retire(tx, {"0" * 32: 0})
             await token_keys.believed(tx)
-            await messages.purge_delivered(tx, 0, 10)
-            for purge in (prekeys.purge_expired, prekeys.purge_claimed, prekeys.purge_counts):
-                await purge(tx, 10)
-            await pseudonym_keys.forget_before(tx, today())
+        for begin in kinds(0, 0).values():
+            async with router.transaction() as tx:
+                await housekeeping.begin(tx)
+                await begin()(tx)
         await audit.expire()
     assert await execute(roles.owner_url, "SELECT count(*) FROM audit") >= 1
     assert faults() == before

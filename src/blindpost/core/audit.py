@@ -24,7 +24,7 @@ from blindpost.core.database import Database, Transaction
 from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.core.repositories import audit
 from blindpost.errors import ConfigurationError, OutcomeUnknown, Unavailable
-from blindpost.telemetry import AUDIT_EVENTS, FAULTS, log, log_fault
+from blindpost.telemetry import AUDIT_EVENTS, FAULTS, PURGED, log, log_fault
 
 HEAD_FILE: Final = "audit-head"
 WORKER_DIRS: Final = "worker-"
@@ -160,6 +160,7 @@ class Audit:
             rows = link(await audit.head(tx), [entry])
             await audit.append(tx, rows)
             deleted = await audit.delete_to(tx, last)
+        PURGED.labels("audit").inc(deleted)
         await self._move_anchor(_head_of(rows[-1]))
         return deleted
 

@@ -168,6 +168,7 @@ sessions = Table(
     Column("contacts_seen", BigInteger, nullable=False),
     _time("created_at"),
     Index(None, "user_id"),
+    Index(None, "expires_at"),
 )
 """The truth about who is logged in; Redis only remembers it for a minute."""
 
@@ -214,9 +215,11 @@ traces = Table(
     Column("sender_id", Uuid, nullable=False),
     Column("client_message_id", Uuid),
     _time("timestamp"),
+    Column("expired_at", DateTime(timezone=True)),
     Index("traces_sender_client_key", "sender_id", "client_message_id", unique=True),
 )
-"""What is remembered of every message for the retry window: a repeat is answered from it, and stored once."""
+"""What is remembered of every message while it waits and for the retry window: a repeat is answered from it, and
+stored once. `expired_at` is when a message went because nobody had acknowledged it."""
 
 receipts = Table(
     "receipts",

@@ -176,10 +176,7 @@ class MessageService:
         """Tell what became of messages that the caller sent; others are left out."""
         async with self._database.reading() as connection:
             found = await messages.statuses(connection, caller.user_id, ids)
-        return {
-            message_id: MessageStatus.DELIVERED if is_delivered else MessageStatus.QUEUED
-            for message_id, is_delivered in found.items()
-        }
+        return {message_id: MessageStatus(status) for message_id, status in found.items()}
 
 
 def _settled(room: Taken, done: Callable[[Stored | Problem], None], result: Stored | Problem) -> None:

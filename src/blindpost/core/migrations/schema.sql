@@ -58,7 +58,8 @@ CREATE TABLE public.messages (
     "timestamp" timestamp with time zone DEFAULT now() NOT NULL,
     message bytea NOT NULL,
     CONSTRAINT messages_size_check CHECK (((octet_length(message) >= 1) AND (octet_length(message) <= 65536)))
-);
+)
+WITH (autovacuum_vacuum_threshold='10', autovacuum_vacuum_scale_factor='0.01', toast.autovacuum_vacuum_threshold='40', toast.autovacuum_vacuum_scale_factor='0.01');
 ALTER TABLE ONLY public.messages ALTER COLUMN message SET STORAGE EXTERNAL;
 CREATE TABLE public.names (
     name_key text NOT NULL COLLATE pg_catalog."C",
@@ -104,7 +105,8 @@ CREATE TABLE public.pseudonym_keys (
 CREATE TABLE public.receipts (
     sender_id uuid NOT NULL,
     message_id uuid NOT NULL
-);
+)
+WITH (autovacuum_vacuum_threshold='10', autovacuum_vacuum_scale_factor='0.01');
 CREATE TABLE public.retired_ecdh_keys (
     user_id uuid NOT NULL,
     fingerprint bytea NOT NULL
@@ -126,7 +128,8 @@ CREATE TABLE public.traces (
     id uuid NOT NULL,
     sender_id uuid NOT NULL,
     client_message_id uuid,
-    "timestamp" timestamp with time zone DEFAULT now() NOT NULL
+    "timestamp" timestamp with time zone DEFAULT now() NOT NULL,
+    expired_at timestamp with time zone
 );
 CREATE TABLE public.users (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -184,6 +187,7 @@ CREATE UNIQUE INDEX one_time_prekeys_fingerprint_key ON public.one_time_prekeys 
 CREATE INDEX one_time_prekeys_waiting_idx ON public.one_time_prekeys USING btree (user_id, algorithm, number) WHERE (claimed_on IS NULL);
 CREATE INDEX prekey_claims_claimant_id_idx ON public.prekey_claims USING btree (claimant_id);
 CREATE INDEX prekey_claims_day_idx ON public.prekey_claims USING btree (day);
+CREATE INDEX sessions_expires_at_idx ON public.sessions USING btree (expires_at);
 CREATE INDEX sessions_user_id_idx ON public.sessions USING btree (user_id);
 CREATE UNIQUE INDEX traces_sender_client_key ON public.traces USING btree (sender_id, client_message_id);
 CREATE TRIGGER audit_rows BEFORE DELETE OR UPDATE ON public.audit FOR EACH ROW EXECUTE FUNCTION public.audit_is_append_only();

@@ -1,7 +1,7 @@
 """Messages as their readers see them; core.writer stores and erases them."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from sqlalchemy import (
     ARRAY,
     ColumnElement,
     Row,
+    ScalarSelect,
     Select,
     TextClause,
     Uuid,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    or_,
     select,
     text,
     update,
@@ -189,32 +191,73 @@ def _any_of(ids: Iterable[UUID]) -> ColumnElement[Any]:
     return any_(literal(list(ids), ARRAY(Uuid)))
 
 
-async def statuses(tx: AsyncConnection, sender_id: UUID, ids: Iterable[UUID]) -> dict[UUID, bool]:
-    """Tell for each id that is the sender's whether it was delivered."""
+async def statuses(tx: AsyncConnection, sender_id: UUID, ids: Iterable[UUID]) -> dict[UUID, str]:
+    """Tell for each id that is the sender's whether it is queued, expired or delivered."""
+    status = case(
+        (messages.c.id.is_not(None), "queued"), (traces.c.expired_at.is_not(None), "expired"), else_="delivered"
+    )
     statement = (
-        select(traces.c.id, messages.c.id.is_(None))
+        select(traces.c.id, status)
         .select_from(traces.outerjoin(messages, messages.c.id == traces.c.id))
         .where(traces.c.sender_id == sender_id, traces.c.id.in_(list(ids)))
     )
     return {row[0]: row[1] for row in await tx.execute(statement)}
 
 
-async def purge_delivered(tx: AsyncConnection, older_than_s: int, limit: int) -> int:
-    """Delete the traces of messages delivered and sent so long ago; returns how many, at most `limit`.
+async def expire(tx: AsyncConnection, older_than_s: int, limit: int) -> int:
+    """Delete messages that have waited so long, and note it in their traces; returns how many, at most `limit`.
 
-    Their ids hold the time of sending (UUIDv7), and the primary key its order: no other index is needed.
+    Whoever has locked one, to acknowledge it or to delete an account, goes first: it is passed over, in both tables.
+    So this waits for nobody, and no two can wait for each other. Of one that is acknowledged meanwhile either the
+    acknowledgement finds the row or this does, and the trace says what happened.
     """
-    old = (
+    old = select(messages.c.id).where(messages.c.id < _id_of_then(older_than_s)).order_by(messages.c.id)
+    held = old.limit(limit).with_for_update(skip_locked=True).cte("held")
+    free = select(traces.c.id).join(held, held.c.id == traces.c.id)
+    traced = free.with_for_update(of=traces, skip_locked=True).cte("traced")
+    gone = delete(messages).where(messages.c.id == traced.c.id).returning(messages.c.id).cte("gone")
+    noted = update(traces).where(traces.c.id == gone.c.id).values(expired_at=func.now()).returning(traces.c.id)
+    return (await tx.execute(select(func.count()).select_from(noted.cte("noted")))).scalar_one()
+
+
+class Walked(NamedTuple):
+    """A step of a walk over the traces."""
+
+    purged: int
+    last: UUID | None
+    """The last trace that was looked at; None if there are no more."""
+
+
+async def purge_traces(tx: AsyncConnection, older_than_s: int, after: UUID, limit: int) -> Walked:
+    """Look at the next `limit` traces of messages sent so long ago, and delete those that are of no use any more.
+
+    Those of messages that still wait stay, and those of messages that expired within that time. A step looks at so
+    many and no more, however many of them stay: with a search for as many to delete, each batch would pass again over
+    all that wait.
+    """
+    ids = select(traces.c.id).where(traces.c.id > after, traces.c.id < _id_of_then(older_than_s))
+    step = ids.order_by(traces.c.id).limit(limit).cte("step").prefix_with("MATERIALIZED", dialect="postgresql")
+    then = func.now() - timedelta(seconds=older_than_s)
+    over = (
         select(traces.c.id)
+        .join(step, step.c.id == traces.c.id)
         .where(
-            traces.c.timestamp < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than_s),
+            or_(traces.c.expired_at.is_(None), traces.c.expired_at < then),
             ~exists().where(messages.c.id == traces.c.id),
         )
-        .order_by(traces.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(of=traces, skip_locked=True)
     )
-    return await _forget(tx, traces.c.id.in_(old))
+    last = select(step.c.id).order_by(step.c.id.desc()).limit(1).scalar_subquery()
+    row = (await tx.execute(_forgetting(traces.c.id.in_(over)).add_columns(last))).one()
+    return Walked(*row)
+
+
+def _id_of_then(seconds_ago: int) -> ScalarSelect[UUID]:
+    """Return what an id drawn so long ago would be: ids hold the time of sending (UUIDv7), and the keys their order.
+
+    As a subquery it is computed once, and the index is entered with it.
+    """
+    return select(func.uuidv7(literal(timedelta(seconds=-seconds_ago)), type_=Uuid)).scalar_subquery()
 
 
 async def remove_all_of(tx: AsyncConnection, user_id: UUID) -> None:
@@ -229,12 +272,16 @@ async def remove_all_of(tx: AsyncConnection, user_id: UUID) -> None:
     await tx.execute(delete(receipts).where(receipts.c.sender_id == user_id))
 
 
-async def _forget(tx: AsyncConnection, which: ColumnElement[bool]) -> int:
-    """Delete traces, and the receipts that nobody was told of; returns how many traces."""
+async def _forget(tx: AsyncConnection, which: ColumnElement[bool]) -> None:
+    await tx.execute(_forgetting(which))
+
+
+def _forgetting(which: ColumnElement[bool]) -> Select[Any]:
+    """Delete traces, and the receipts that nobody was told of; counts the traces."""
     gone = delete(traces).where(which).returning(traces.c.sender_id, traces.c.id).cte("gone")
     told = delete(receipts).where(receipts.c.sender_id == gone.c.sender_id, receipts.c.message_id == gone.c.id)
-    statement = select(func.count()).select_from(gone).add_cte(told.cte("told"))
-    return (await tx.execute(statement)).scalar_one()
+    count = select(func.count()).select_from(gone).scalar_subquery()
+    return select(count).add_cte(told.cte("told"))
 
 
 async def notify(tx: AsyncConnection, payloads: Iterable[str]) -> None:

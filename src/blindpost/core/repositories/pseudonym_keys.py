@@ -21,6 +21,6 @@ async def of_day(tx: AsyncConnection, day: date) -> bytes | None:
     return key
 
 
-async def forget_before(tx: AsyncConnection, day: date) -> None:
-    """Delete the keys that are older than the day before."""
-    await tx.execute(delete(pseudonym_keys).where(pseudonym_keys.c.day < day - timedelta(days=1)))
+async def forget_before(tx: AsyncConnection, day: date) -> int:
+    """Delete the keys that are older than the day before; returns how many."""
+    return (await tx.execute(delete(pseudonym_keys).where(pseudonym_keys.c.day < day - timedelta(days=1)))).rowcount
