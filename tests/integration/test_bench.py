@@ -34,6 +34,7 @@ LITTLE = Plan(
     wakes=3,
     queue=600,
     users=(20,),
+    retained=600,
 )
 
 
@@ -48,12 +49,12 @@ class Elsewhere(Ground):
 
 @dataclass(frozen=True)
 class Here(Ground):
-    """A ground whose routers are all the same one, but on the database that is to be filled."""
+    """A ground whose routers are all the same one, but on a database that is made for a measurement."""
 
     process: Process
 
     def on(self, database: str) -> Ground:
-        if database != "bench_full":
+        if database == "bench_empty":
             return self
         there = super().on(database)
         return Elsewhere(there.settings, there.plan, there.tell)

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -20,7 +21,7 @@ from blindpost.protocol import transcripts
 from blindpost.services import housekeeping
 from blindpost.services.housekeeping import kinds
 from checks import ids_waiting, success
-from support import Person, contacts, sign
+from support import Person, contacts, running_in_thread, settings_for, sign
 
 if TYPE_CHECKING:
     import asyncpg
@@ -208,6 +209,18 @@ async def test_an_acknowledgement_that_comes_too_late_changes_nothing_of_what_th
     assert await late == []
     assert await statuses(alice, old) == {old: "expired"}
     assert await database.fetchval("SELECT count(*) FROM receipts WHERE sender_id = $1", UUID(alice.id)) == 0
+
+
+async def test_a_router_keeps_house_by_its_settings(
+    http: httpx.AsyncClient, stores: StoreUrls, database: "asyncpg.Connection[Any]", tmp_path: Path
+) -> None:
+    alice, bob = await contacts(http)
+    old = await sent_long_ago(database, alice, bob, timedelta(hours=2))
+    with running_in_thread(settings_for(stores, tmp_path, message_lifetime_s=3_600)):
+        async with asyncio.timeout(20):
+            while await ids_waiting(bob):  # noqa: ASYNC110 - the router does it when it likes
+                await asyncio.sleep(0.02)
+    assert await statuses(alice, old) == {old: "expired"}
 
 
 async def test_an_account_with_expired_messages_is_deleted_whole(

@@ -46,6 +46,8 @@ class Plan:
     wakes: int = 300
     queue: int = 5_000
     users: tuple[int, ...] = (1_000, 100_000, 1_000_000)
+    retained: int = 1_000_000
+    """Messages that are sent, acknowledged and forgotten."""
 
 
 FULL: Final = Plan()
@@ -60,6 +62,7 @@ QUICK: Final = Plan(
     wakes=50,
     queue=1_000,
     users=(1_000, 20_000),
+    retained=50_000,
 )
 
 
@@ -87,6 +90,18 @@ class Ground:
         # Without a host there are no slashes to be written, and urlsplit leaves them out.
         url = url if url.startswith("postgresql://") else url.replace("postgresql:", "postgresql://", 1)
         return Ground(self.settings.model_copy(update={"database_url": SecretStr(url)}), self.plan, self.tell)
+
+    @asynccontextmanager
+    async def database(self, name: str) -> AsyncIterator["Ground"]:
+        """Make an empty database on the same PostgreSQL, for a while, and return the ground on it."""
+        name = f"bench_{name}"
+        connection = await self.as_superuser()
+        try:
+            await connection.execute(f"CREATE DATABASE {name} OWNER blindpost")
+            yield self.on(name)
+        finally:
+            await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            await connection.close()
 
     @asynccontextmanager
     async def router(self, **options: str) -> AsyncIterator[Process]:

@@ -1,7 +1,6 @@
 """Whether it grows slower as there are more people and messages: a full database and an empty one, in turn."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Final
 
 from blindpost.bench.ground import Ground, Row
@@ -49,8 +48,8 @@ async def measure(ground: Ground) -> list[Row]:
     """Measure each size beside an empty database, both on routers of their own."""
     rows = []
     for users in ground.plan.users:
-        async with _databases(ground) as grounds:
-            rows += await _measure_one(ground, grounds, users)
+        async with ground.database("empty") as empty, ground.database("full") as full:
+            rows += await _measure_one(ground, {"empty": empty, "full": full}, users)
     return rows
 
 
@@ -67,21 +66,6 @@ async def _measure_one(ground: Ground, grounds: dict[str, Ground], users: int) -
                 row = await one_round(registries[name], [routers[name]], "websocket", ground.plan.crowd, ground.plan)
                 rows.append({"users": users, "database": name, "full_mib": mib, **row})
     return rows
-
-
-@asynccontextmanager
-async def _databases(ground: Ground) -> AsyncIterator[dict[str, Ground]]:
-    """Make an empty database, and one to be filled."""
-    connection = await ground.as_superuser()
-    names = {each: f"bench_{each}" for each in ("empty", "full")}
-    try:
-        for name in names.values():
-            await connection.execute(f"CREATE DATABASE {name} OWNER blindpost")
-        yield {each: ground.on(name) for each, name in names.items()}
-    finally:
-        for name in names.values():
-            await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        await connection.close()
 
 
 async def _fill(ground: Ground, users: int) -> float:

@@ -36,14 +36,18 @@ class Paced:
         self._tally = tally
         self._due: deque[float] = deque()
         """When those were due that have not arrived: one sender's messages arrive in their order."""
+        self._unanswered: deque[float] = deque()
+        """When those were written whose sender has no answer yet: answers come in the order of sending, too."""
 
     def send(self, due: float) -> None:
         self._due.append(due)
-        self.late.append(perf_counter() - due)
+        now = perf_counter()
+        self._unanswered.append(now)
+        self.late.append(now - due)
         self.way.send()
 
     def sent(self) -> None:
-        pass
+        self._tally.sent.append(perf_counter() - self._unanswered.popleft())
 
     def received(self) -> None:
         self._tally.received.append(perf_counter() - self._due.popleft())
@@ -62,11 +66,12 @@ async def measure(ground: Ground) -> list[Row]:
         most = await one_round(registry, [router], "websocket", ground.plan.crowd, ground.plan)
         rate = most["per_second"] * LOAD
         ground.tell(f"latency at {rate:,.0f} messages/s for {ground.plan.rate_seconds:g} s")
-        row = await _at_rate(registry, router, rate, ground.plan)
+        row = await at_rate(registry, router, rate, ground.plan)
     return [{"pairs": ground.plan.crowd, "most": most["per_second"], "rate": rate, **row}]
 
 
-async def _at_rate(registry: Registry, router: Process, rate: float, plan: Plan) -> Row:
+async def at_rate(registry: Registry, router: Process, rate: float, plan: Plan) -> Row:
+    """Let new pairs send so many messages a second, each when it is due."""
     pairs, tally, seconds = await registry.pairs(plan.crowd), Tally(), plan.rate_seconds
     paced = [Paced(pair, tally) for pair in pairs]
     try:
@@ -90,6 +95,8 @@ async def _at_rate(registry: Registry, router: Process, rate: float, plan: Plan)
         "messages": tally.done,
         **used.per_1000(tally.done),
         **spread("received", tally.received),
+        # Of a pair's first message the router asks what may be sent: not of the others.
+        **spread("sent", tally.sent[int(rate * plan.warm_up) :]),
         **spread("late", late),
     }
 

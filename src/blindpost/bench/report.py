@@ -284,6 +284,42 @@ def _sessions(rows: list[Row]) -> Table:
     )
 
 
+def _retention(rows: list[Row]) -> Table:
+    tables = ("messages", "traces", "receipts")
+    sizes = [f"{each}{of}_mib" for each in tables for of in ("", "_indexes")]
+    return Table(
+        f"What is left in the tables of {rows[0]['messages']:,} messages of 512 bytes",
+        ("after", "seconds", *(f"{each}{what}: MiB" for each in tables for what in ("", ", indexes"))),
+        [(row["step"], *middles([row], "seconds", *sizes)) for row in rows],
+    )
+
+
+def _purge(rows: list[Row]) -> Table:
+    times = tuple(f"sent_{mark}_ms" for mark in ("p50", "p90", "p99", "p999", "max"))
+    sends = dict(sorted(grouped(rows, "sends").items()))
+    alone, beside = sends.values()
+    ratios = [sorted(ratios_of(beside, alone, name)) for name in times]
+    return Table(
+        f"Sends by the clock, a quarter of the most that {PAIRS} pairs make: until each is on disk, and answered",
+        (
+            "",
+            "sends/s",
+            "rows purged",
+            "p50 ms",
+            "p90 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "worst ms",
+            "CPU s / 1,000: PostgreSQL",
+        ),
+        [
+            *((name, *middles(each, "rate", "purged", *times, "postgres_cpu")) for (name,), each in sends.items()),
+            ("ratio, round by round", "", "", *(number(median(each)) for each in ratios), ""),
+            ("from, to", "", "", *(f"{number(each[0])}, {number(each[-1])}" for each in ratios), ""),
+        ],
+    )
+
+
 def ours(figures: Figures) -> Server | None:
     """Return what a run says of this router, as it is known of others; None if it did not measure that."""
     rows = figures["measured"].get("stream", [])
@@ -331,6 +367,8 @@ TABLES: Final[dict[str, Callable[[list[Row]], Table]]] = {
     "processes": _processes,
     "floors": _floors,
     "sessions": _sessions,
+    "retention": _retention,
+    "purge": _purge,
 }
 
 

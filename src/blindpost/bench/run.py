@@ -8,7 +8,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from blindpost.bench import floors, growth, idle, login, pair, processes, queue, rate, sessions, stream
+from blindpost.bench import (
+    floors,
+    growth,
+    idle,
+    login,
+    pair,
+    processes,
+    purge,
+    queue,
+    rate,
+    retention,
+    sessions,
+    stream,
+)
 from blindpost.bench.ground import Ground, Row
 from blindpost.bench.report import Figures
 
@@ -23,6 +36,8 @@ MEASUREMENTS: Final[dict[str, Callable[[Ground], Awaitable[list[Row]]]]] = {
     "processes": processes.measure,
     "floors": floors.measure,
     "sessions": sessions.measure,
+    "retention": retention.measure,
+    "purge": purge.measure,
 }
 
 

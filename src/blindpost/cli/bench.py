@@ -42,6 +42,7 @@ def bench(
     polls: Annotated[int | None, typer.Option(help="idle: polls, and streams of events", min=1, max=20_000)] = None,
     users: Annotated[str, typer.Option(help="growth: users, separated by commas", metavar="LIST")] = "",
     queue: Annotated[int | None, typer.Option(help="queue: messages that wait", min=1, max=10_000)] = None,
+    retained: Annotated[int | None, typer.Option(help="retention, purge: messages", min=100, max=10_000_000)] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of each kind, in turn", min=1, max=100)] = None,
     seconds: Annotated[float | None, typer.Option(help="Length of a round", min=0.2, max=60)] = None,
     settle: Annotated[
@@ -85,6 +86,10 @@ def bench(
 
     - sessions: what handshakes and ratchets cost a client
 
+    - retention: what is left of a million messages that were acknowledged
+
+    - purge: sends while what has had its time is deleted
+
     Examples:
       blindpost bench --quick
 
@@ -103,6 +108,7 @@ def bench(
         "polls": polls,
         "users": _numbers(users, "--users"),
         "queue": queue,
+        "retained": retained,
         "rounds": rounds,
         "seconds": seconds,
         "settle": settle,

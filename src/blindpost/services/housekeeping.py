@@ -19,6 +19,8 @@ from blindpost.telemetry import PURGED, log_fault
 INTERVAL_S: Final = 600
 BATCH: Final = 1_000
 """Small enough to block no send."""
+REST: Final = 4
+"""Of five seconds of a purge one is work."""
 
 
 class Batch(NamedTuple):
@@ -58,8 +60,8 @@ async def keep_house(database: Database, kinds: Kinds) -> None:
 async def purge_all(database: Database, name: str, purge: Purge) -> None:
     """Purge in batches, each a transaction of its own, until there is no more; what fails is left for the next time.
 
-    Nothing is done while another process does it. After each batch this rests for as long as it took: a backlog takes
-    half of one of PostgreSQL's processes at most, and never all of a disk.
+    Nothing is done while another process does it. After each batch this rests for REST times as long as it took: so a
+    backlog leaves most of a processor and of the disk to those who send, however slow these are.
     """
     clock = asyncio.get_running_loop().time
     try:
@@ -72,7 +74,7 @@ async def purge_all(database: Database, name: str, purge: Purge) -> None:
             PURGED.labels(name).inc(batch.purged)
             if batch.is_last:
                 return
-            await asyncio.sleep(clock() - began)
+            await asyncio.sleep((clock() - began) * REST)
     except Unavailable:
         return
     except Exception as error:  # noqa: BLE001 - housekeeping must not end for one fault

@@ -236,7 +236,7 @@ async def purge_traces(tx: AsyncConnection, older_than_s: int, after: UUID, limi
     all that wait.
     """
     ids = select(traces.c.id).where(traces.c.id > after, traces.c.id < _id_of_then(older_than_s))
-    step = ids.order_by(traces.c.id).limit(limit).cte("step").prefix_with("MATERIALIZED", dialect="postgresql")
+    step = ids.order_by(traces.c.id).limit(limit).cte("step")
     then = func.now() - timedelta(seconds=older_than_s)
     over = (
         select(traces.c.id)
