@@ -40,6 +40,10 @@ FILLING: Final = {
         SELECT id, 'p384', id, decode(repeat('09', 48), 'hex'), '2020-01-01' FROM users;
         INSERT INTO prekey_claims SELECT a.id, b.id, now(), 4 FROM users a, users b WHERE a.id <> b.id;
     """,
+    "0005": """
+        UPDATE traces SET expired_at = timestamp WHERE id = (SELECT min(id::text)::uuid FROM traces WHERE NOT EXISTS
+            (SELECT FROM messages WHERE messages.id = traces.id));
+    """,
 }
 """What each schema is filled with when it is reached: rows of the tables that it added."""
 
