@@ -55,16 +55,16 @@ class Prekeys:
         self._identity = identity
         self._store = store
         self._clock = clock
-        self._asked: float | None = None
+        self._asked = self._due = float("-inf")
+        """When the router was asked last what it has, and when it is to be asked next."""
 
     def expire(self) -> None:
         """Ask the router what it has at the next `keep`: the identity key was replaced."""
-        self._asked = None
+        self._due = float("-inf")
 
     def hint(self) -> None:
-        """Ask the router soon, as it told of a change: once a minute, as it can say so all the time."""
-        if self._asked is not None:
-            self._asked = min(self._asked, self._clock() - ASK_S + HINT_S)
+        """Ask the router as it told of a change: once a minute, as it can say so all the time."""
+        self._due = min(self._due, self._asked + HINT_S)
 
     async def keep_if_possible(self) -> None:
         """See to it as `keep` does, or some minutes later: nothing else of the client waits for prekeys for long."""
@@ -73,7 +73,7 @@ class Prekeys:
                 await self.keep()
         except (ClientError, TimeoutError):
             # What was made and not offered is offered then.
-            self._asked = self._clock() - ASK_S + RETRY_S
+            self._due = self._clock() + RETRY_S
 
     async def keep(self) -> None:
         """See to it that people can begin sessions with me; asks the router once a day, and after `expire`.
@@ -82,14 +82,15 @@ class Prekeys:
         the same ones are offered again.
         """
         now = self._clock()
-        if self._asked is not None and now - self._asked < ASK_S:
+        if now < self._due:
             return
+        self._asked = now
         status = parse(PrekeysStatus, await self._session.call("GET", "/keys/status"))
         upload = self._upload(status, int(now))
         if upload.model_dump(exclude_defaults=True):
             await self._session.call("POST", "/keys", json=upload.model_dump(mode="json"))
             self._published(upload)
-        self._asked = now
+        self._due = now + ASK_S
 
     def private_of(self, header: Header) -> Private | None:
         """Return the private halves of what a handshake was begun with; None if one of them is gone."""
