@@ -6,47 +6,40 @@ no byte; any valid signature would do as well.
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Final
 from uuid import UUID
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from blindpost.protocol import dpop, envelope, transcripts
+from blindpost.protocol import dpop, transcripts
 from blindpost.protocol.challenge import Challenge
-from blindpost.protocol.content import HEAD_BYTES, Content, Kind
 from blindpost.protocol.encoding import b64encode, b64url_encode
-from blindpost.protocol.envelope import Parties
 from blindpost.protocol.keys import SPKI_HEADER, PublicKey
-from blindpost.protocol.padding import bucket_for, pad
+from blindpost.protocol.padding import pad
 from blindpost.protocol.safety_number import safety_number
 from identity_vectors import identity_files
 from login_vectors import login_file
 from prekey_vectors import prekey_file
 from public_key_vectors import public_key_file
 from read_vectors import VECTORS
-from session_vectors import fields, session_files
+from session_vectors import session_files
 from vector_keys import (
     ALICE,
     BOB,
     CAROL,
     KEM_PUBLIC,
     ORDER,
-    PRIVATE,
     PUBLIC,
     RFC6979,
-    SCALARS,
     Vector,
     sign,
 )
 
 CHALLENGE: Final = Challenge("https://chat.example.org", "alice", b64url_encode(bytes(range(32))), 1_767_225_600)
-TO_BOB: Final = Parties(ALICE, PUBLIC["alice_ecdsa"], BOB, PUBLIC["bob_ecdh"])
 Someone = tuple[UUID, PublicKey]
-HELLO: Final = Content(UUID("11111111-2222-4333-8444-555555555555"), 1_767_225_600_123, Kind.TEXT, "héllo".encode())
 
 
 def build() -> dict[str, Any]:
@@ -63,14 +56,6 @@ def build() -> dict[str, Any]:
         "public_keys": public_key_file(),
         "identity_files": list(identity_files()),
         "safety_numbers": list(numbers()),
-        "envelopes": {
-            "sender_id": str(ALICE),
-            "sender_ecdsa": PUBLIC["alice_ecdsa"].pem,
-            "recipient_id": str(BOB),
-            "recipient_ecdh": PUBLIC["bob_ecdh"].pem,
-            "recipient_ecdh_scalar": f"{SCALARS['bob_ecdh']:096x}",
-            "vectors": list(envelopes()),
-        },
         **session_files(),
     }
 
@@ -170,8 +155,6 @@ def signed() -> Iterator[Vector]:
     thumbprint = dpop.ProofKey(SESSION_KEYS["ES256"][0]).thumbprint
     yield _signed("login", "alice_ecdsa", transcripts.login(str(CHALLENGE), thumbprint))
     yield _signed("delete-account", "alice_ecdsa", transcripts.delete_account(ALICE))
-    message = transcripts.message(ALICE, BOB, alice, PUBLIC["bob_ecdh"], PUBLIC["one_time"], HELLO.encode())
-    yield _signed("message", "alice_ecdsa", message)
     prekey_id, expires_s, key = UUID(int=1), 1_767_225_600, PUBLIC["one_time"]
     for name, signed_bytes in {
         "signed-prekey": transcripts.signed_prekey(ALICE, prekey_id, expires_s, key),
@@ -301,78 +284,6 @@ def _number(name: str, mine: Someone, theirs: Someone, number: str, result: str)
         for side, (user_id, key) in (("mine", mine), ("theirs", theirs))
     }
     return {"name": name, **sides, "number": number, "result": result}
-
-
-def envelopes() -> Iterator[Vector]:
-    """Envelopes from Alice to Bob; their content, or cannot_decrypt, which is all that an implementation tells."""
-    binary = replace(HELLO, kind=Kind.BYTES, data=bytes(300))
-    for name, content in {
-        "text": HELLO,
-        "bytes, next bucket": binary,
-        "fills its bucket": replace(binary, data=bytes(267)),
-        "a byte more": replace(binary, data=bytes(268)),
-        "empty": replace(HELLO, data=b""),
-    }.items():
-        yield {"name": name, "envelope": b64encode(seal(content.encode())), "result": "ok", **fields(content)}
-    further = b64encode(seal(HELLO.encode(), size=1_024))
-    yield {"name": "padded further", "envelope": further, "padded_further": True, "result": "ok", **fields(HELLO)}
-    for name, sealed in broken().items():
-        yield {"name": name, "envelope": b64encode(sealed), "result": "cannot_decrypt"}
-
-
-def broken() -> dict[str, bytes]:
-    """Each is right but for what its name says."""
-    encoded, good = HELLO.encode(), seal(HELLO.encode())
-    carol = replace(TO_BOB, recipient_id=CAROL)
-    return {
-        "version 2": b"\x02" + good[1:],
-        "version 2, sealed as such": seal(encoded, version=b"\x02"),
-        "no bucket": good + b"\x00",
-        "cut": good[:-1],
-        "next bucket with zeros": good + bytes(len(good)),
-        "one-time key off the curve": good[:97] + bytes((good[97] ^ 1,)) + good[98:],
-        "one-time key compressed": good[:1] + b"\x02" + good[2:],
-        "ciphertext altered": good[:200] + bytes((good[200] ^ 1,)) + good[201:],
-        "tag altered": good[:-1] + bytes((good[-1] ^ 1,)),
-        "signed by another": seal(encoded, signer="mallory_ecdsa"),
-        "signed for another recipient": seal(encoded, signed_for=carol),
-        "sealed for another recipient": seal(encoded, sealed_for=carol),
-        "sealed in another sender's name": seal(encoded, sealed_for=replace(TO_BOB, sender_id=CAROL)),
-        "signature with a BER length": seal(encoded, spell=lambda each: b"\x30\x81" + each[1:]),
-        "no signature": seal(encoded, spell=lambda _: b""),
-        "no padding mark": seal(encoded, mark=False),
-        "empty plaintext": seal(b"", plaintext=b""),
-        "content too short": seal(encoded[:24]),
-        "a notice, which is for sessions alone": seal(encoded[:24] + b"\x03" + bytes(16)),
-        "unknown kind": seal(encoded[:24] + b"\x04" + encoded[25:]),
-        "text that is not UTF-8": seal(encoded[:25] + b"\xff"),
-        "time after the year 9999": seal(encoded[:16] + b"\xff" * 8 + encoded[24:]),
-    }
-
-
-def seal(
-    encoded: bytes,
-    *,
-    signer: str = "alice_ecdsa",
-    signed_for: Parties = TO_BOB,
-    sealed_for: Parties = TO_BOB,
-    version: bytes = envelope.VERSION,
-    spell: Any = bytes,
-    mark: bool = True,
-    plaintext: bytes | None = None,
-    size: int = 0,
-) -> bytes:
-    """Seal as the protocol does, but for what a vector wants to be wrong. The one-time key is always the same."""
-    one_time = PUBLIC["one_time"]
-    signature = spell(sign(signer, envelope._signed(signed_for, one_time, encoded)))
-    if plaintext is None:
-        plaintext = bytes((len(signature),)) + signature + encoded
-    data_length = max(len(encoded) - HEAD_BYTES, 0)
-    room = (size or bucket_for(envelope.OVERHEAD_BYTES + data_length)) - envelope.HEADER_BYTES - envelope.TAG_BYTES
-    padded = pad(plaintext, room) if mark else plaintext.ljust(room, b"\x00")
-    header = version + one_time.der[len(SPKI_HEADER) :]
-    key, nonce = envelope._key_and_nonce(PRIVATE["one_time"], sealed_for.recipient_key, sealed_for, one_time)
-    return header + AESGCM(key).encrypt(nonce, padded, header)
 
 
 PROOF_AT: Final = 1_767_225_600

@@ -439,7 +439,7 @@ def bad_messages(good: bytes) -> dict[str, bytes]:
     padded |= {"padding without a mark": SENT.encode().ljust(1_200, b"\x00"), "padding alone": bytes(1_200)}
     return {
         "unknown version": b"\x04" + good[1:],
-        "version of envelopes": b"\x01" + good[1:],
+        "version 1": b"\x01" + good[1:],
         "not a bucket size": good + b"\x00",
         "cut": good[:-1],
         "next bucket with zeros": good + bytes(len(good)),

@@ -3,7 +3,6 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { base64, Refusal, same, textOf } from './bytes.mjs';
-import { checkEnvelope } from './envelopes.mjs';
 import { checkIdentityFile } from './identity.mjs';
 import { isObject, parse } from './json.mjs';
 import { readPem, verify } from './keys.mjs';
@@ -27,7 +26,6 @@ const checkSignature = (vector) => verify(readPem(vector.key), base64(vector.sig
 const CHECKS = {
   challenges: checkChallenge,
   contents: checkContent,
-  envelopes: checkEnvelope,
   handshakes: checkHandshake,
   identity_files: checkIdentityFile,
   keys: checkKey,

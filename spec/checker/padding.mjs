@@ -1,4 +1,4 @@
-// Padding (section 5.2), and the content of messages (sections 5.1 and 9.4).
+// The content of messages (section 5.1), and padding (section 5.2).
 
 import { base64, concat, hex, reading, readU64be, refuse, same, textOf, toUuid, u64be, u8, uuid } from './bytes.mjs';
 
@@ -6,7 +6,7 @@ export const SIZES = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536];
 const LAST_MOMENT = 253402300799999n;
 const TEXT = 1;
 const BYTES = 2;
-export const NOTICE = 3;
+const NOTICE = 3;
 
 /** The size that a sender takes: the smallest that holds so much, or what a vector says to be padded further. */
 export const sizeFor = (length, { padded_further: further }, found) => {
@@ -30,14 +30,14 @@ export const unpad = (padded) => {
 
 export const encodeContent = ({ id, sentAt, kind, data }) => concat(id, u64be(sentAt), u8(kind), data);
 
-/** The content, strictly; notices are in sessions only. */
-export const decodeContent = (bytes, { notices = false } = {}) => {
+/** The content, strictly. */
+export const decodeContent = (bytes) => {
   if (bytes.length < 25) refuse('invalid_content', 'too short');
   const content = { id: bytes.slice(0, 16), sentAt: readU64be(bytes, 16), kind: bytes[24], data: bytes.slice(25) };
   if (content.sentAt > LAST_MOMENT) refuse('invalid_content', 'after the year 9999');
   if (content.kind === TEXT) {
     reading('invalid_content', () => textOf(content.data));
-  } else if (content.kind === NOTICE && notices) {
+  } else if (content.kind === NOTICE) {
     const { length } = content.data;
     if (length % 16 !== 0 || length > 64 * 16) refuse('invalid_content', 'not up to 64 ids');
   } else if (content.kind !== BYTES) refuse('invalid_content', 'an unknown kind');
@@ -59,7 +59,7 @@ export const expectContent = (content, vector) => {
 
 export const checkContent = (vector) => {
   const encoded = base64(vector.encoded);
-  const content = decodeContent(encoded, { notices: true });
+  const content = decodeContent(encoded);
   if (vector.result !== 'ok') return;
   expectContent(content, vector);
   if (!same(encodeContent(content), encoded)) throw new Error('encoded otherwise');

@@ -30,7 +30,7 @@ export const split = (message) => {
   return { prefix, header: message[0] === FIRST ? prefix.slice(1) : undefined, sealed: message.slice(length) };
 };
 
-export const readPlaintext = (plaintext) => decodeContent(unpad(plaintext), { notices: true });
+export const readPlaintext = (plaintext) => decodeContent(unpad(plaintext));
 
 const party = async ({ user_id: id, ecdsa, ecdh, ecdh_scalar: scalar }) => {
   const found = { id: uuid(id), ecdsa: readPem(ecdsa), ecdh: readPem(ecdh) };

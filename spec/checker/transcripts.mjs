@@ -18,7 +18,6 @@ const TABLE = {
   'rotate-ecdsa': { fields: [id, key, key], signers: [1, 2] },
   login: { fields: [any, any] },
   'delete-account': { fields: [id] },
-  message: { fields: [id, id, key, key, key, any], signers: [2] },
   'signed-prekey': { fields: [id, prekey, expiry, key] },
   'one-time-prekey': { fields: [id, prekey, key] },
   'last-resort-kem-prekey': { fields: [id, prekey, expiry, kem] },

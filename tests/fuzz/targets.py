@@ -23,7 +23,6 @@ import pydantic
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -41,29 +40,29 @@ from blindpost.core.database import Database
 from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.core.tokens import ALGORITHM, AUDIENCE, ISSUER, TYPE, Tokens
 from blindpost.errors import ConfigurationError, NotAuthenticated
-from blindpost.protocol import challenge, dpop, envelope, transcripts
-from blindpost.protocol.content import Content, Kind
+from blindpost.protocol import challenge, dpop, ratchet, session, transcripts
+from blindpost.protocol.content import Content
 from blindpost.protocol.encoding import b64decode, b64encode, b64url_decode, b64url_encode
 from blindpost.protocol.kem import PUBLIC_BYTES as KEM_BYTES
-from blindpost.protocol.keys import ECDSA_SHA384, SPKI_HEADER, PublicKey
+from blindpost.protocol.keys import ECDSA_SHA384, PublicKey
 from blindpost.protocol.padding import BUCKETS, bucket_for, pad, unpad
+from blindpost.protocol.session import Session
 from blindpost.routers import problems, strict
 from blindpost.services.models import auth, contacts, messages, prekeys
 from blindpost.services.models.common import Incoming
 from forgeries import BAD_KEYS, OCTET_STRING, OTHER_SIGNATURES, SEQUENCE, der, integer, mirrored, other_signature
 from forgeries import pem as forged_pem
+from session_vectors import OPENING_BYTES, SENT, begin, scalar, take_up
 
 Seeds = dict[str, Callable[[], bytes]]
 Result = TypeVar("Result")
 
-ME, FRIEND, FRIEND_ECDH, ONE_TIME = (ec.derive_private_key(number, ec.SECP384R1()) for number in (11, 12, 21, 31))
+ME = ec.derive_private_key(11, ec.SECP384R1())
 KEY = PublicKey.of(ME.public_key())
 NODE: Final = ec.derive_private_key(0xB11D, ec.SECP256R1())
 SESSION: Final = dpop.ProofKey(ec.derive_private_key(0xB12D, ec.SECP256R1()))
 NOW: Final = 1_800_000_000
 REQUEST: Final = dpop.SignedRequest("POST", "https://chat.example.org/messages/send", b'{"a":1}', "token")
-PARTIES: Final = envelope.Parties(UUID(int=1), KEY, UUID(int=2), PublicKey.of(FRIEND_ECDH.public_key()))
-HELLO: Final = Content(UUID(int=7), 1_700_000_000_000, Kind.TEXT, b"hello")
 DATA: Final = b"what was signed"
 NONCE: Final = b64url_encode(bytes(range(32)))
 BODIES: Final[dict[str, type[Incoming]]] = {
@@ -226,81 +225,75 @@ def _plain_seeds(**values: bytes) -> Seeds:
     return {name.replace("_", "-"): lambda value=value: value for name, value in values.items()}  # type: ignore[misc]
 
 
-# Envelopes
+# Messages
 
 
-def sealed(data: bytes) -> None:
-    """Nothing opens but what was sealed; and there is one error."""
-    opened = _opened(data)
-    if opened is not None:
-        assert len(data) in BUCKETS
-        assert _opened(data[:-1]) is None
+def message(data: bytes) -> None:
+    """Nothing opens but what was sealed, with or without a session that it is of; and there is one error."""
+    for opened in (_opened, _taken_up):
+        if opened(data) is not None:
+            assert len(data) in BUCKETS
+            assert opened(data[:-1]) is None
 
 
 def content(data: bytes) -> None:
-    """What the sender signed and sealed opens exactly if it is a content in its one form."""
-    one_time = PublicKey.of(ONE_TIME.public_key())
-    signature = sign(transcripts.message(UUID(int=1), UUID(int=2), KEY, PARTIES.recipient_key, one_time, data))
-    opened = _opened(_sealed(bytes((len(signature),)) + signature + data))
+    """What a contact seals opens exactly if it is a content in its one form."""
+    sender, _ = _both()
+    room = bucket_for(len(session.FOLLOWING) + ratchet.OVERHEAD_BYTES + len(data) + 1) - len(session.FOLLOWING)
+    padded = pad(data, room - ratchet.OVERHEAD_BYTES)
+    _, sealed = ratchet.encrypt(sender.ratchet, padded, sender.associated + session.FOLLOWING)
     read = _or_refused(ValueError, lambda: Content.decode(data))
-    assert opened == read
+    assert _opened(session.FOLLOWING + sealed) == read
     assert read is None or read.encode() == data
 
 
-def plaintext(data: bytes) -> None:
-    """Whatever stands in an envelope, it opens only with the sender's signature."""
-    opened = _opened(_sealed(data))
-    if opened is not None:
-        assert data[1 + data[0] :] == opened.encode()
-        assert len(data[1 : 1 + data[0]]) == data[0]
-
-
-def _sealed(data: bytes) -> bytes:
-    """Encrypt anything as a hostile sender would."""
-    one_time = PublicKey.of(ONE_TIME.public_key())
-    header = envelope.VERSION + one_time.der[len(SPKI_HEADER) :]
-    around = envelope.HEADER_BYTES + envelope.TAG_BYTES
-    key, nonce = envelope._key_and_nonce(ONE_TIME, PARTIES.recipient_key, PARTIES, one_time)
-    return header + AESGCM(key).encrypt(nonce, pad(data, bucket_for(len(data) + 1 + around) - around), header)
+@cache
+def _both() -> tuple[Session, Session]:
+    """Return two sides who have heard of each other, always the same: begun with the keys of the vectors."""
+    alice, opening = begin().seal(SENT)
+    bob = take_up(opening).open(opening, turn=scalar("bob's turn")).session
+    bob, answer = bob.seal(SENT)
+    return alice.open(answer, turn=scalar("alice's turn")).session, bob
 
 
 def _opened(data: bytes) -> Content | None:
+    """Open in a session."""
     try:
-        return envelope.open_envelope(data, PARTIES, FRIEND_ECDH)
+        return _both()[1].open(data).content
     except ValueError as error:
-        if str(error) != "the envelope cannot be decrypted":
+        if str(error) != "the message cannot be decrypted":
             raise AssertionError from error
         return None
 
 
-def _sealed_seeds() -> Seeds:
-    def good() -> bytes:
-        return envelope.seal(HELLO, PARTIES, sign)
+def _taken_up(data: bytes) -> Content | None:
+    """Open in the session that it begins, if it begins one with the prekeys that are there."""
+    header = _or_refused(ValueError, lambda: session.opening_of(data))
+    if header is None:
+        return None
+    assert data[1:OPENING_BYTES] == header.encode()
+    state = _or_refused(ValueError, lambda: take_up(data))
+    return None if state is None else _or_refused(ValueError, lambda: state.open(data).content)
+
+
+def _message_seeds() -> Seeds:
+    def opening() -> bytes:
+        return begin().seal(SENT)[1]
+
+    def following() -> bytes:
+        return _both()[0].seal(SENT)[1]
 
     return {
-        "good": good,
-        "other-version": lambda: b"\x02" + good()[1:],
-        "not-a-point": lambda: good()[:2] + bytes(96) + good()[98:],
-        "compressed-point": lambda: good()[:1] + b"\x02" + good()[2:],
-        "cut": lambda: good()[:-1],
-        "longer": lambda: good() + bytes(512),
-    }
-
-
-def _plaintext_seeds() -> Seeds:
-    one_time = PublicKey.of(ONE_TIME.public_key())
-    signed = transcripts.message(UUID(int=1), UUID(int=2), KEY, PARTIES.recipient_key, one_time, HELLO.encode())
-
-    def good() -> bytes:
-        signature = sign(signed)
-        return bytes((len(signature),)) + signature + HELLO.encode()
-
-    return {
-        "good": good,
-        "empty": lambda: b"",
-        "unsigned": lambda: b"\x00" + HELLO.encode(),
-        "length-beyond-the-end": lambda: b"\xff" + good()[1:],
-        "signed-twice": lambda: good() + good(),
+        "opening": opening,
+        "following": following,
+        "version-1": lambda: b"\x01" + following()[1:],
+        "other-version": lambda: b"\x04" + opening()[1:],
+        "opening-as-following": lambda: session.FOLLOWING + opening()[1:],
+        "not-a-point": lambda: opening()[:2] + bytes(96) + opening()[98:],
+        "compressed-point": lambda: opening()[:1] + b"\x02" + opening()[2:],
+        "too-small-for-a-handshake": lambda: opening()[:512],
+        "cut": lambda: following()[:-1],
+        "longer": lambda: following() + bytes(512),
     }
 
 
@@ -666,11 +659,10 @@ TARGETS: Final[dict[str, Target]] = {
     "base64": Target(base64_text, _plain_seeds(good=b"AAECAw==", other_bits=b"AB==", web=b"-_==", line=b"AAAA\n")),
     "base64url": Target(base64url_text, _plain_seeds(good=b"AAECAw", other_bits=b"AB", padded=b"AA==", plus=b"+/AA")),
     "padding": Target(padding, _plain_seeds(good=b"ab\x80\x00\x00", none=b"ab\x00", mark=b"\x80", two=b"\x80\x80")),
-    "envelope": Target(sealed, _sealed_seeds()),
+    "message": Target(message, _message_seeds()),
     "content": Target(
-        content, _plain_seeds(good=HELLO.encode(), short=b"x", surrogate=HELLO.encode()[:25] + b"\xed\xa0\x80")
+        content, _plain_seeds(good=SENT.encode(), short=b"x", surrogate=SENT.encode()[:25] + b"\xed\xa0\x80")
     ),
-    "plaintext": Target(plaintext, _plaintext_seeds()),
     "token": Target(token, _token_seeds()),
     "token_signed": Target(token_signed, _token_signed_seeds()),
     "proof": Target(proof, _proof_seeds()),

@@ -77,7 +77,7 @@ async def test_a_waiting_stream_gets_a_message_at_once(router: Running) -> None:
 
 
 async def test_the_largest_message_passes(router: Running) -> None:
-    """The envelope fills the router's limit exactly."""
+    """It fills the router's limit exactly."""
     from blindpost.protocol.session import DATA_MAX_BYTES  # noqa: PLC0415 - of this test alone
 
     async with people(router) as (alice, bob):

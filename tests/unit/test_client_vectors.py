@@ -10,7 +10,7 @@ import pytest
 from blindpost.client import DamagedFile, Identity, Scrypt, UntrustedAnswer, WrongKeys, WrongPassphrase, WrongServer
 from blindpost.client.directory import Directory
 from blindpost.client.retry import Retry
-from blindpost.client.sealer import SessionSealer
+from blindpost.client.sealer import Sealer
 from blindpost.client.session import Session
 from blindpost.client.store import Contact, Store
 from blindpost.client.transport import parse
@@ -124,7 +124,7 @@ def test_prekeys(vector: dict[str, Any]) -> None:
             parse(Bundle, vector["bundle"])
         return
     bundle = parse(Bundle, vector["bundle"])
-    sealer = SessionSealer(nothing, nothing, nothing, nothing, clock=lambda: said["now"])
+    sealer = Sealer(nothing, nothing, nothing, nothing, clock=lambda: said["now"])
     if vector["result"] != "ok":
         with pytest.raises(ValueError, match=PREKEY_ERRORS[vector["result"]]):
             sealer._signed_offer(owner, bundle)

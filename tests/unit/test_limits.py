@@ -3,7 +3,6 @@
 from blindpost.protocol import (
     challenge,
     dpop,
-    envelope,
     handshake,
     keys,
     limits,
@@ -42,7 +41,6 @@ def test_the_figures_of_each_format_are_those_of_the_specification() -> None:
     assert (challenge.LABEL, challenge.NONCE_BYTES) == ("blindpost/v1/login", 32)
     assert (keys.POINT_BYTES, keys.DER_BYTES) == (97, 120)
     assert (padding.SMALLEST_BUCKET, len(padding.BUCKETS)) == (512, 8)
-    assert (envelope.HEADER_BYTES, envelope.TAG_BYTES, envelope.OVERHEAD_BYTES) == (98, 16, 245)
     assert (handshake.HEADER_BYTES, ratchet.HEADER_BYTES) == (1_713, 133)
     assert (ratchet.SKIP_MAX, ratchet.SKIPPED_MAX, ratchet.SKIPPED_CHAINS_MAX) == (1_000, 2_000, 32)
     assert (512 - session.OVERHEAD_BYTES, 2_048 - session.OVERHEAD_BYTES - handshake.HEADER_BYTES) == (336, 159)

@@ -67,6 +67,58 @@ def test_the_largest_message_fits_also_beside_the_handshake_and_a_larger_one_is_
         ALICE.begin(BOB).seal(replace(largest, data=bytes(DATA_MAX_BYTES + 1)))
 
 
+@pytest.mark.parametrize(("length", "size"), [(0, 512), (336, 512), (337, 1_024), (336 + 512, 1_024)])
+def test_the_size_follows_from_the_length_alone(length: int, size: int) -> None:
+    alice, _ = begun()
+    _, message = alice.seal(Content(text(1).client_message_id, 7, Kind.BYTES, bytes(length)))
+    assert len(message) == size
+
+
+def seal_anything(alice: Session, plaintext: bytes, size: int = 512) -> bytes:
+    """Encrypt as a hostile contact would, who keeps to no format inside."""
+    room = size - len(session.FOLLOWING) - ratchet.OVERHEAD_BYTES
+    _, sealed = ratchet.encrypt(alice.ratchet, plaintext.ljust(room, b"\x00"), alice.associated + session.FOLLOWING)
+    return session.FOLLOWING + sealed
+
+
+@pytest.mark.parametrize(("size", "is_good"), [(511, False), (512, True), (513, False), (600, False), (1_024, True)])
+def test_a_message_that_is_right_inside_still_needs_one_of_the_sizes(
+    size: int,
+    is_good: bool,  # noqa: FBT001
+) -> None:
+    """Or a sender could mark messages by their size, for a router to recognise."""
+    alice, bob = begun()
+    assert opens(bob, seal_anything(alice, text(1).encode() + b"\x80", size)) == is_good
+
+
+@pytest.mark.parametrize("plaintext", [b"", b"\x80", text(1).encode(), text(1).encode()[:24] + b"\x04\x80"])
+def test_whatever_a_hostile_contact_seals_is_the_one_error(plaintext: bytes) -> None:
+    """No padding, nothing inside, no mark, an unknown kind."""
+    alice, bob = begun()
+    demand_the_one_error(bob, seal_anything(alice, plaintext))
+
+
+def demand_the_one_error(state: Session, message: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^the message cannot be decrypted$") as caught:
+        state.open(message)
+    assert caught.value.__suppress_context__
+
+
+def test_no_byte_of_a_message_can_be_changed() -> None:
+    """Nor can it be cut or lengthened: all of it is the one error, which tells nothing of its cause."""
+    alice, bob = begun()
+    alice, before = alice.seal(text(1))
+    bob = bob.open(before).session
+    _, message = alice.seal(text(2))
+    for index in range(len(message)):
+        altered = bytearray(message)
+        altered[index] ^= 1 << (index % 8)
+        demand_the_one_error(bob, bytes(altered))
+    for size in (0, 1, 511, 513, 1_024, 65_536, 131_072):
+        demand_the_one_error(bob, (message + bytes(size))[:size])
+    assert opens(bob, message)
+
+
 @pytest.mark.parametrize("one_time", [True, False])
 def test_the_handshake_goes_along_until_the_first_answer(*, one_time: bool) -> None:
     alice = ALICE.begin(BOB, one_time=one_time)
@@ -152,6 +204,17 @@ def test_identity_and_prekeys_stolen_later_open_no_session_whose_one_time_keys_a
     thief.party, thief.ecdsa, thief.ecdh = BOB.party, BOB.ecdsa, BOB.ecdh
     thief.private = replace(BOB.private, one_time=thief.private.one_time, kem=thief.private.kem)
     assert not opens(thief.take_up(ALICE, message), message)
+
+
+def test_a_stolen_encryption_key_takes_no_session_up_and_is_nobody_else_to_its_owner() -> None:
+    """Either takes the private prekey, too."""
+    _, first = ALICE.begin(BOB, one_time=False).seal(text(1))
+    thief = Person(9)
+    thief.party, thief.ecdh = BOB.party, BOB.ecdh
+    assert not opens(thief.take_up(ALICE, first), first)
+    thief.party = ALICE.party
+    _, forged = thief.begin(BOB).seal(text(3))
+    assert not opens(BOB.take_up(ALICE, forged), forged)
 
 
 def test_a_state_used_twice_does_not_use_a_key_and_nonce_twice() -> None:

@@ -13,7 +13,7 @@ from blindpost.protocol.keys import PublicKey
 
 LABELS = st.from_regex(r"[a-z0-9-]{1,20}", fullmatch=True)
 FIELDS = st.lists(st.binary(max_size=20), max_size=4).map(tuple)
-KEYS = [PublicKey.of(ec.derive_private_key(scalar, ec.SECP384R1()).public_key()) for scalar in (1, 2, 3)]
+KEYS = [PublicKey.of(ec.derive_private_key(scalar, ec.SECP384R1()).public_key()) for scalar in (1, 2)]
 IDS = [UUID(int=1), UUID(int=2)]
 
 
@@ -46,14 +46,12 @@ def test_layout() -> None:
 
 def test_every_purpose_has_its_own_beginning() -> None:
     """The beginnings up to the label's end differ, the login challenge's too: no signature serves twice."""
-    one, two, three = KEYS
+    one, two = KEYS
     me, them = IDS
     signed = [
         transcripts.register("alice", one, two),
         transcripts.rotate_ecdsa(me, one, two),
         transcripts.delete_account(me),
-        transcripts.message(me, them, one, two, three, b""),
-        transcripts.message_key(me, them, one, two, three),
         transcripts.signed_prekey(me, them, 1, one),
         transcripts.one_time_prekey(me, them, one),
         transcripts.last_resort_kem_prekey(me, them, 1, KemPublicKey(b"")),

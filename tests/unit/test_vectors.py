@@ -5,12 +5,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 import make_vectors
 from blindpost.protocol.challenge import Challenge
 from blindpost.protocol.dpop import InvalidProof, SignedRequest, check
-from blindpost.protocol.envelope import Parties, open_envelope
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.padding import unpad
 from blindpost.protocol.safety_number import safety_number
@@ -88,28 +86,6 @@ def test_safety_numbers(vector: dict[str, Any]) -> None:
     assert (safety_number(mine, theirs) == vector["number"]) == is_good(vector, "another_number")
 
 
-@by_name("envelopes")
-def test_envelopes(vector: dict[str, Any]) -> None:
-    """Each envelope opens to its content, or fails in the one way there is."""
-    setting = load("envelopes")
-    parties = Parties(
-        UUID(setting["sender_id"]),
-        PublicKey.from_pem(setting["sender_ecdsa"]),
-        UUID(setting["recipient_id"]),
-        PublicKey.from_pem(setting["recipient_ecdh"]),
-    )
-    private = ec.derive_private_key(int(setting["recipient_ecdh_scalar"], 16), ec.SECP384R1())
-    sealed = base64.b64decode(vector["envelope"])
-    if not is_good(vector, "cannot_decrypt"):
-        with pytest.raises(ValueError, match=r"^the envelope cannot be decrypted$"):
-            open_envelope(sealed, parties, private)
-        return
-    content = open_envelope(sealed, parties, private)
-    assert str(content.client_message_id) == vector["client_message_id"]
-    assert (content.sent_at_ms, content.kind) == (vector["sent_at_ms"], vector["kind"])
-    assert content.data == base64.b64decode(vector["data"])
-
-
 def fields_of(value: Any) -> set[str]:
     """Every name in a file; those in an answer are of the contract with the router."""
     if isinstance(value, list):
@@ -129,7 +105,7 @@ def test_the_readme_explains_every_file_every_field_and_every_failure() -> None:
     assert set(explained) == {path.name for path in VECTORS.glob("*.json")}
     general, common = readme.partition("## The files")[0], explained["contents.json"] + explained["handshakes.json"]
     for name, section in explained.items():
-        text = section + general + (common if name in {"envelopes.json", "sessions.json"} else "")
+        text = section + general + (common if name == "sessions.json" else "")
         content = load(name.removesuffix(".json"))
         failures = {vector["result"] for vector in vectors_of(content)}
         assert {each for each in fields_of(content) | failures if f"`{each}`" not in text} == set()

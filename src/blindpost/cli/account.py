@@ -149,20 +149,24 @@ async def _rotate_key(client: Client) -> None:
 
 
 async def _send_waiting(client: Client) -> None:
-    """Send what waits: it is signed with the key that goes. What cannot be sent must not keep a stolen key in place."""
+    """Send what waits, as it may be sealed under the key that goes. What cannot be sent must not keep a stolen one."""
     try:
         await client.flush()
     except ClientError as error:
         err.print(f"Not all that waits could be sent: {error}", markup=False)
     if count := len(client.unsent()):
-        err.print(f"{count} waiting messages are signed with the old key: who confirms the new one cannot read them.")
+        err.print(
+            f"{count} messages still wait. Those that are encrypted already are of sessions under the old key:"
+            " who confirms the new one cannot read them."
+        )
 
 
 @account.command()
 def rotate_encryption_key(identity: IdentityFile = None) -> None:
-    """Replace the key that others encrypt to. Contacts take it without being asked: your identity key signs it.
+    """Replace the key that sessions begin with. Contacts take it without being asked: your identity key signs it.
 
-    What was sent to the old one can be read for 30 days. If the answer is lost, run it again.
+    Sessions that have begun go on, and those that began with the old key can be taken up for 30 days. If the answer is
+    lost, run it again.
 
     Example:
       blindpost account rotate-encryption-key
@@ -172,7 +176,7 @@ def rotate_encryption_key(identity: IdentityFile = None) -> None:
 
 async def _rotate_encryption_key(client: Client) -> None:
     await client.rotate_ecdh_key()
-    out.print("Your encryption key is replaced; what was sent to the old one can be read for 30 days.")
+    out.print("Your encryption key is replaced; what was sent under the old one can be read for 30 days.")
     _say_copies(client.identity)
 
 
@@ -255,7 +259,7 @@ async def _delete(client: Client) -> None:
 
 def _say_files(path: Path) -> None:
     err.print(
-        f"Your files are still here: {path} and {store_path(path)}. Who has them and the passphrase can read recorded"
-        " messages to you; remove them, and their copies, if you do not need them.",
+        f"Your files are still here: {path} and {store_path(path)}. Who has them and the passphrase can read what"
+        " they keep of your messages; remove them, and their copies, if you do not need them.",
         markup=False,
     )

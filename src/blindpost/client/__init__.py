@@ -31,7 +31,6 @@ from blindpost.client.history import Entry, EntryStatus, History
 from blindpost.client.identity import Identity, Role
 from blindpost.client.inbox import NotOpened, Received
 from blindpost.client.retry import Retry
-from blindpost.client.sealer import EnvelopeSealer, Opened, Sealer, SessionSealer
 from blindpost.client.store import Contact, ContactBook, Store
 from blindpost.client.transport import HttpTransport, Transport
 from blindpost.client.vault import Scrypt
@@ -49,7 +48,6 @@ __all__ = [
     "Delivered",
     "Entry",
     "EntryStatus",
-    "EnvelopeSealer",
     "Event",
     "ExposedFile",
     "FileError",
@@ -63,7 +61,6 @@ __all__ = [
     "NoPrekeys",
     "NotOpened",
     "NotRegistered",
-    "Opened",
     "OutboxFull",
     "Received",
     "Refused",
@@ -72,9 +69,7 @@ __all__ = [
     "Role",
     "Scrypt",
     "SealedToOldKey",
-    "Sealer",
     "Sent",
-    "SessionSealer",
     "StillTrusted",
     "Store",
     "Transport",

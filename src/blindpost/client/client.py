@@ -35,7 +35,7 @@ from blindpost.client.line import Line, Outlet
 from blindpost.client.notices import Notices
 from blindpost.client.prekeys import Prekeys
 from blindpost.client.retry import TOO_MANY, Retry, is_passing
-from blindpost.client.sealer import Sealer, SessionSealer
+from blindpost.client.sealer import Sealer
 from blindpost.client.session import Session
 from blindpost.client.store import Contact, Store, Unsent
 from blindpost.client.transport import UNKNOWN, HttpTransport, Transport, parse
@@ -109,7 +109,6 @@ class Client:
         transport: an httpx transport, in place of the network.
         allow_http: permit plain http to anywhere: the network then sees the session's token.
         history: where to keep what was said, such as the store's; None: nowhere.
-        sealer: the end-to-end encryption, in place of sessions.
         retry: how often and when calls are repeated.
         clock: Unix seconds.
     """
@@ -123,7 +122,6 @@ class Client:
         transport: httpx.AsyncBaseTransport | Transport | None = None,
         allow_http: bool = False,
         history: History | None = None,
-        sealer: Sealer | None = None,
         retry: Retry | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -135,7 +133,7 @@ class Client:
         self._clock = clock
         self._session = Session(transport, identity, retry or Retry(), clock)
         self._prekeys = Prekeys(self._session, identity, store, clock)
-        self._sealer = sealer or SessionSealer(self._session, identity, store, self._prekeys, clock)
+        self._sealer = Sealer(self._session, identity, store, self._prekeys, clock)
         self._directory = Directory(self._session, store)
         self._outlet = Outlet(self._session)
         self._history = history
@@ -257,7 +255,7 @@ class Client:
         await self._prekeys.keep_if_possible()
 
     async def rotate_ecdh_key(self) -> None:
-        """Replace the key that others seal messages to. Contacts accept it, as the identity key signs it."""
+        """Replace the key that sessions begin with. Contacts accept it, as the identity key signs it."""
         identity = self.identity
         new = identity.begin_rotation(Role.ECDH)
         binding = transcripts.register(identity.username, identity.ecdsa_key, new)
@@ -508,8 +506,8 @@ class Client:
 
         What was sealed goes as the same bytes under the same id, so the router keeps one of each. After Unreachable, or
         Refused with status 503 or 429, and after KeyChanged or UntrustedAnswer, it stays in the outbox. What the router
-        refuses for good is dropped, and so is, after the user confirmed new keys, what was sealed to a key that they do
-        not vouch for (SealedToOldKey), and what is for somebody who left no keys (NoPrekeys).
+        refuses for good is dropped, and so is, after the user confirmed new keys, what was sealed for keys that they
+        do not vouch for (SealedToOldKey), and what is for somebody who left no keys (NoPrekeys).
         """
         unsent = self._store.waiting(client_message_id)
         if unsent is None:

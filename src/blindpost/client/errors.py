@@ -8,8 +8,8 @@ ClientError                       has a hint: what a person can do
 │   ├── WrongServer               it speaks for another origin, user or account
 │   └── WrongKeys                 somebody's keys are not theirs, or not signed
 ├── KeyChanged                    a contact has a new identity key, which the user has not confirmed
-├── ReplacedKey                   a message is signed with a key that its sender seems to have replaced
-├── SealedToOldKey                a waiting message was sealed to a key that is trusted no longer
+├── ReplacedKey                   a message is of a session under a key that its sender seems to have replaced
+├── SealedToOldKey                a waiting message was sealed for keys that are trusted no longer
 ├── StillTrusted                  forgetting this person would drop what the user compared, or a warning
 ├── NoPrekeys                     a contact has left no keys to begin a session with
 ├── AlreadyOpened                 a message was opened before
@@ -108,21 +108,21 @@ class KeyChanged(ClientError):
 
 
 class ReplacedKey(ClientError):
-    """The message is readable, and signed with the trusted key; but the router offers another one by now."""
+    """The message is readable, in a session under the trusted key; but the router offers another one by now."""
 
     hint = "Whoever has the old key may have written it: settle the sender's keys before you rely on it."
 
     def __init__(self, username: str) -> None:
-        super().__init__(f"this message is signed with a key that {username} seems to have replaced")
+        super().__init__(f"this message was written under a key that {username} seems to have replaced")
 
 
 class SealedToOldKey(ClientError):
-    """The keys were confirmed anew since the message was sealed: who has the old one could read it. It is dropped."""
+    """Other keys were confirmed since the message was sealed: who has the old ones might read it. It is dropped."""
 
     hint = "Write it again."
 
     def __init__(self, username: str) -> None:
-        super().__init__(f"a message to {username} was not sent: it was sealed to a key that is trusted no longer")
+        super().__init__(f"a message to {username} was not sent: it was sealed for keys that are trusted no longer")
 
 
 class StillTrusted(ClientError):

@@ -27,7 +27,7 @@ ROOT_BYTES: Final = 32
 SCALAR_BYTES: Final = 48
 RETIRED_MAX: Final = 3
 RETIRED_LIFETIME_S: Final = 30 * 24 * 3_600
-"""Messages sealed to a replaced ECDH key may wait at the router for as long."""
+"""Messages that begin a session with a replaced ECDH key may wait at the router for as long."""
 
 
 class Role(StrEnum):
@@ -51,7 +51,7 @@ class _Saved(BaseModel):
     next_ecdsa: bytes | None = None
     next_ecdh: bytes | None = None
     retired: tuple[tuple[bytes, int], ...] = ()
-    """Replaced ECDH keys, each with the Unix second until which it may still be used to read."""
+    """Replaced ECDH keys, each with the Unix second until which a session may still begin with it."""
 
 
 _SAVED: Final = TypeAdapter(_Saved)
@@ -193,7 +193,7 @@ class Identity:
 
     @property
     def ecdh_key(self) -> PublicKey:
-        """The key that others seal messages to."""
+        """The key that sessions begin with."""
         return self._keys.ecdh.public
 
     def sign(self, data: bytes) -> bytes:
@@ -207,7 +207,7 @@ class Identity:
         return self._keys.next_ecdsa.sign(data)
 
     def reading_keys(self) -> tuple[KeyPair, ...]:
-        """Return every ECDH pair that a waiting message may be sealed to, the likeliest first."""
+        """Return every ECDH pair that a waiting message may begin a session with, the likeliest first."""
         coming = () if self._keys.next_ecdh is None else (self._keys.next_ecdh,)
         return (self._keys.ecdh, *coming, *self._keys.retired)
 
@@ -246,7 +246,7 @@ class Identity:
         return key
 
     def finish_rotation(self, role: Role) -> None:
-        """Put the next key in the current one's place, if there is one; a replaced ECDH key still reads.
+        """Put the next key in the current one's place, if there is one; a replaced ECDH key still takes sessions up.
 
         A next key is never given up: a request that seemed lost may still take effect, and the account would then
         have a key that nobody has. The next rotation uses it.

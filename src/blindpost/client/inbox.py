@@ -72,7 +72,7 @@ class Received:
     timestamp: datetime
     """By the router, which may lie."""
     sent_at: datetime | None = None
-    """By the sender, under their signature."""
+    """By the sender: the router cannot change it."""
     client_message_id: UUID | None = None
     data: bytes | None = field(default=None, repr=False)
     kind: Kind | None = None
@@ -337,21 +337,21 @@ class Inbox:
         known = self._store.contacts.get(message.sender_id)
         if known is None:
             sender = await self._current(message.sender_id)
-            return sender, await self._sealer.open(sender, message.message), None
+            return sender, self._sealer.open(sender, message.message), None
         try:
             await self._ask(message.sender_id)
         except KeyChanged as change:
-            return known, await self._opened_before(known, message, change), ReplacedKey(known.username)
+            return known, self._opened_before(known, message, change), ReplacedKey(known.username)
         # As it is now: another process may have confirmed other keys while these were asked for.
         sender = self._store.contacts.get(message.sender_id) or known
         try:
-            return sender, await self._sealer.open(sender, message.message), None
+            return sender, self._sealer.open(sender, message.message), None
         except CannotDecrypt:
             # The sender may have changed the keys a moment ago.
             current = await self._current(message.sender_id)
             if (current.ecdsa, current.ecdh) == (sender.ecdsa, sender.ecdh):
                 raise
-        return current, await self._sealer.open(current, message.message), None
+        return current, self._sealer.open(current, message.message), None
 
     async def _ask(self, sender_id: UUID) -> None:
         """Have the sender's keys up to date, also if a message would open without: the change may be news."""
@@ -362,10 +362,10 @@ class Inbox:
             if error.status != NOT_FOUND:
                 raise
 
-    async def _opened_before(self, known: Contact, message: Message, change: KeyChanged) -> Opened:
+    def _opened_before(self, known: Contact, message: Message, change: KeyChanged) -> Opened:
         """Open a message under the key that was trusted before a change; raises the change if it is not under that."""
         try:
-            return await self._sealer.open(known, message.message)
+            return self._sealer.open(known, message.message)
         except CannotDecrypt:
             raise change from None
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from blindpost.client.errors import AlreadyOpened, CannotDecrypt, NoPrekeys, Refused, UntrustedAnswer, WrongKeys
 from blindpost.client.identity import Identity
@@ -14,9 +14,8 @@ from blindpost.client.saved import SavedMessage, SavedSession
 from blindpost.client.session import Session as Calls
 from blindpost.client.store import Contact, Store
 from blindpost.client.transport import parse
-from blindpost.protocol import envelope, session, transcripts
+from blindpost.protocol import session, transcripts
 from blindpost.protocol.content import Content, Kind
-from blindpost.protocol.envelope import Parties
 from blindpost.protocol.handshake import Header, Offer, Offered, OfferedKem, Party
 from blindpost.protocol.kem import KemPublicKey
 from blindpost.protocol.keys import PublicKey
@@ -38,48 +37,8 @@ class Opened(NamedTuple):
     missing: int = 0
 
 
-class Sealer(Protocol):
-    """Encrypts to a contact and decrypts from one."""
-
-    async def prepare(self, recipient: Contact, *, anew: bool = False) -> Session | None:
-        """Have what `seal` needs, from the router if need be; `anew` if what there is may be of no use to them."""
-
-    def seal(self, recipient: Contact, content: Content, begun: Session | None) -> bytes:
-        """Return the message for the router; raises ValueError if it does not fit.
-
-        Within the `Store.change` that puts it into the outbox: what it was sealed with must not be used again.
-        """
-
-    async def open(self, sender: Contact, sealed: bytes) -> Opened:
-        """Return the content; raises CannotDecrypt for every failure, AlreadyOpened for a repetition."""
-
-
-class EnvelopeSealer:
-    """One envelope per message, each with a one-time key (protocol/envelope.py)."""
-
-    def __init__(self, identity: Identity) -> None:
-        self._identity = identity
-
-    async def prepare(self, recipient: Contact, *, anew: bool = False) -> None:
-        """Do nothing: an envelope needs no more than keys that are known."""
-
-    def seal(self, recipient: Contact, content: Content, begun: Session | None = None) -> bytes:  # noqa: ARG002
-        # Once, before the first use: key and signature must be of one state.
-        self._identity.reload()
-        parties = Parties(self._identity.account, self._identity.ecdsa_key, recipient.user_id, recipient.ecdh)
-        return envelope.seal(content, parties, self._identity.sign)
-
-    async def open(self, sender: Contact, sealed: bytes) -> Opened:
-        self._identity.reload()
-        for pair in self._identity.reading_keys():
-            parties = Parties(sender.user_id, sender.ecdsa, self._identity.account, pair.public)
-            with suppress(ValueError):
-                return Opened(envelope.open_envelope(sealed, parties, pair.private))
-        raise CannotDecrypt
-
-
-class SessionSealer:
-    """Sessions with ratchets (spec/protocol.md, section 9). Envelopes that wait from before are still opened.
+class Sealer:
+    """Encrypts to a contact and decrypts from one, in sessions (spec/protocol.md, section 9).
 
     A state is on disk before what it made shows: with the outbox, or with the content that it opened.
     """
@@ -97,10 +56,12 @@ class SessionSealer:
         self._store = store
         self._prekeys = prekeys
         self._clock = clock
-        self._envelopes = EnvelopeSealer(identity)
 
     async def prepare(self, recipient: Contact, *, anew: bool = False) -> Session | None:
-        """Begin a session if there is none that may be used; raises NoPrekeys, WrongKeys, or what a call raises."""
+        """Begin a session if there is none that may be used, or `anew` if what there is may be of no use to them.
+
+        Raises NoPrekeys, WrongKeys, or what a call raises.
+        """
         self._identity.reload()
         if not anew and next(self._usable(recipient), None) is not None:
             return None
@@ -110,6 +71,10 @@ class SessionSealer:
         return session.initiate(me, mine.private, _party(recipient), offer)
 
     def seal(self, recipient: Contact, content: Content, begun: Session | None) -> bytes:
+        """Return the message for the router; raises ValueError if it does not fit.
+
+        Within the `Store.change` that puts it into the outbox: the state that sealed it must not be used again.
+        """
         with self._store.change():
             # Another message may have begun one meanwhile: one is enough. Only a notice needs its own.
             saved = None if content.kind is Kind.LOST else next(self._usable(recipient), None)
@@ -120,12 +85,11 @@ class SessionSealer:
             self._put(recipient, state, None if saved is None else saved.rank)
         return message
 
-    async def open(self, sender: Contact, sealed: bytes) -> Opened:
+    def open(self, sender: Contact, sealed: bytes) -> Opened:
+        """Return the content; raises CannotDecrypt for every failure, AlreadyOpened for a repetition."""
         digest = sha256(sealed).digest()
         if (known := self._known(sender, digest)) is not None:
             return known
-        if sealed.startswith(envelope.VERSION):
-            return await self._envelopes.open(sender, sealed)
         self._identity.reload()
         with self._store.change():
             # Again: another process may have opened it while this one waited for its turn to change the store.

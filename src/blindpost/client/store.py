@@ -125,9 +125,11 @@ class Unsent(Fixed):
         return self.model_copy(update={"content": None, "message": message, "sealed_for": keys})
 
     def may_go_to(self, recipient: Contact) -> bool:
-        """Tell whether the key it was sealed to is vouched for by the identity key that is trusted now.
+        """Tell whether the identity key that is trusted now vouches for one of the keys that it was sealed for.
 
-        Under one identity key it is, also when replaced since: its owner still reads what was on its way.
+        Under the same identity key it does, also if the ECDH key was replaced since: sessions outlive that. Under
+        another one the session may be with whoever has the keys that were given up, unless the ECDH key is still
+        trusted.
         """
         return self.sealed_for is None or recipient.ecdsa == self.sealed_for[0] or recipient.ecdh == self.sealed_for[1]
 
@@ -440,7 +442,7 @@ class Store:
             self._records.mark(Place(BEGUN, contact_id.bytes, header), BEGUN_MAX)
 
     def was_read(self, sender_id: UUID, client_message_id: UUID) -> bool:
-        """Tell whether the user had this message before. The id is the sender's own, under their signature."""
+        """Tell whether the user had this message before. The id is the sender's own: the router cannot change it."""
         sender = self.contacts.get(sender_id)
         return sender is not None and client_message_id in sender.read
 

@@ -5,11 +5,11 @@ from typing import Final
 from blindpost.protocol.limits import MESSAGE_MAX_BYTES
 
 SMALLEST_BUCKET: Final = 512
-"""Half of it is what an envelope needs for itself, so a smaller bucket would single out one-word messages."""
+"""A message needs 176 bytes of it for itself, so a smaller bucket would single out short messages."""
 BUCKETS: Final = tuple(
     SMALLEST_BUCKET << step for step in range(MESSAGE_MAX_BYTES.bit_length() - SMALLEST_BUCKET.bit_length() + 1)
 )
-"""Every size that an envelope may have in all, in bytes: powers of two up to the router's limit."""
+"""Every size that a message may have in all, in bytes: powers of two up to the router's limit."""
 
 _MARK: Final = b"\x80"
 

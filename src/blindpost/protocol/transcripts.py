@@ -69,27 +69,3 @@ def one_time_kem_prekey(user_id: UUID, prekey_id: UUID, key: KemPublicKey) -> by
 
 def _seconds(time_s: int) -> bytes:
     return time_s.to_bytes(8, "big")
-
-
-def message(
-    sender_id: UUID,
-    recipient_id: UUID,
-    sender_key: PublicKey,
-    recipient_key: PublicKey,
-    one_time: PublicKey,
-    content: bytes,
-) -> bytes:
-    """Write a message: the sender's identity key signs the content for one recipient, one key and one envelope."""
-    parties = _parties(sender_id, recipient_id, sender_key, recipient_key)
-    return transcript("message", *parties, one_time.der, content)
-
-
-def message_key(
-    sender_id: UUID, recipient_id: UUID, sender_key: PublicKey, recipient_key: PublicKey, one_time: PublicKey
-) -> bytes:
-    """Bind a message's key to both parties: the `info` of its HKDF. It is never signed."""
-    return transcript("message-key", *_parties(sender_id, recipient_id, sender_key, recipient_key), one_time.der)
-
-
-def _parties(sender_id: UUID, recipient_id: UUID, sender_key: PublicKey, recipient_key: PublicKey) -> tuple[bytes, ...]:
-    return sender_id.bytes, recipient_id.bytes, sender_key.der, recipient_key.der
