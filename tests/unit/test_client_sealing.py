@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from blindpost.client import Contact, NoPrekeys, Opened, SessionSealer, Store, Unreachable, WrongKeys
+from blindpost.client import Contact, NoPrekeys, Store, Unreachable, WrongKeys
+from blindpost.client.sealer import Opened, Sealer
 from blindpost.protocol.session import FOLLOWING, OPENING
 from lying_router import LyingRouter, lost, pair, says
 
@@ -201,23 +202,20 @@ async def test_two_processes_that_open_one_message_both_have_it(
     await router.client(bob.identity, Store.open(path, bob.identity)).receive_once()
     await alice.send("bob", "hello")
     one, other = Store.open(path, bob.identity), Store.open(path, bob.identity)
-    known, inner = SessionSealer._known, router.client(bob.identity, other)
+    known, inner = Sealer._known, router.client(bob.identity, other)
     shown: list[str | None] = []
 
-    def overtaken(self: SessionSealer, sender: Contact, digest: bytes) -> Opened | None:
+    def overtaken(self: Sealer, sender: Contact, digest: bytes) -> Opened | None:
         found = known(self, sender, digest)
         if not shown and self._store is one:
-            monkeypatch.setattr(SessionSealer, "_known", known)
+            monkeypatch.setattr(Sealer, "_known", known)
             contact = other.contacts.get(alice_id)
             assert contact is not None
             sealed = base64.b64decode(router.queues[bob.identity.account][0]["message"])
-            opening = inner._sealer.open(contact, sealed)
-            with pytest.raises(StopIteration) as stopped:
-                opening.__await__().__next__()
-            shown.append(stopped.value.value.content.data.decode())
+            shown.append(inner._sealer.open(contact, sealed).content.data.decode())
         return found
 
-    monkeypatch.setattr(SessionSealer, "_known", overtaken)
+    monkeypatch.setattr(Sealer, "_known", overtaken)
     assert [each.text for each in await router.client(bob.identity, one).receive_once()] == ["hello"]
     assert shown == ["hello"]
     assert one.unopened.all() == {}

@@ -25,8 +25,9 @@ from blindpost.services.models.prekeys import Bundle, ClaimRequest
 NO_PREKEYS: Final = "no_prekeys"
 SESSIONS_MAX: Final = 8
 """With one person: both sides may begin at once, and lose what they had. The one used longest ago goes first."""
-FORMER_TRIED: Final = 3
-"""Replaced keys of a sender: whoever replaced more within the time of a message's way begins anew."""
+FORMER_TRIED: Final = 1
+"""Replaced keys of a sender: what was begun with one may be on its way. Whoever stole one can begin a session with it,
+so the last one counts alone, and only until the identity key is replaced."""
 CLOCK_SKEW: Final = timedelta(seconds=120)
 
 

@@ -86,8 +86,9 @@ class Contact(Fixed):
 
     def with_keys(self, ecdsa: PublicKey, ecdh: PublicKey) -> Self:
         """Return the contact with these keys trusted, and none offered. Another identity key is not verified."""
-        former = self.former
-        if ecdh != self.ecdh:
+        # None of before another identity key: that one signs none of them, so the server cannot go back to one.
+        former = self.former if ecdsa == self.ecdsa else ()
+        if ecdh != self.ecdh and ecdsa == self.ecdsa:
             former = (self.ecdh, *(key for key in former if key != ecdh))[:FORMER_MAX]
         verified = self.verified and ecdsa == self.ecdsa
         changes = {"ecdsa": ecdsa, "ecdh": ecdh, "offered": None, "former": former, "verified": verified}
