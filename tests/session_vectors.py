@@ -20,7 +20,11 @@ from vector_keys import ALICE, BOB, KEM_CIPHERTEXT, KEM_PUBLIC, KEM_SECRET, KEM_
 INITIATOR: Final = Party(ALICE, PUBLIC["alice_ecdsa"], PUBLIC["alice_ecdh"])
 RESPONDER: Final = Party(BOB, PUBLIC["bob_ecdsa"], PUBLIC["bob_ecdh"])
 SIGNED_ID, ONE_TIME_ID, KEM_ID = UUID(int=1), UUID(int=2), UUID(int=3)
-SENT: Final = Content(UUID("11111111-2222-4333-8444-555555555555"), 1_767_225_600_123, Kind.TEXT, "héllo".encode())
+SERIES: Final = bytes.fromhex("a1b2c3d4e5f60718")
+SENT: Final = Content(
+    UUID("11111111-2222-4333-8444-555555555555"), 1_767_225_600_123, Kind.TEXT, "héllo".encode(), SERIES, 41
+)
+NOTICE: Final = replace(SENT, kind=Kind.LOST, series=bytes(8), number=0)
 OPENING_BYTES: Final = session.VERSION_BYTES + handshake.HEADER_BYTES
 
 
@@ -49,11 +53,13 @@ def contents() -> Iterator[Vector]:
         "text": SENT,
         "empty text": replace(SENT, data=b""),
         "bytes": replace(SENT, kind=Kind.BYTES, data=b"\x00\xff"),
-        "lost": replace(SENT, kind=Kind.LOST, data=names),
-        "lost, no ids": replace(SENT, kind=Kind.LOST, data=b""),
-        "lost, 64 ids": replace(SENT, kind=Kind.LOST, data=bytes(64 * 16)),
+        "lost": replace(NOTICE, data=names),
+        "lost, no ids": replace(NOTICE, data=b""),
+        "lost, 64 ids": replace(NOTICE, data=bytes(64 * 16)),
         "the first time": replace(SENT, sent_at_ms=0),
         "the last time": replace(SENT, sent_at_ms=253_402_300_799_999),
+        "the first of a series": replace(SENT, number=0),
+        "the last number": replace(SENT, number=(1 << 53) - 1),
     }.items():
         yield {"name": name, "encoded": b64encode(content.encode()), "result": "ok", **fields(content)}
     for name, encoded in bad_contents().items():
@@ -64,21 +70,27 @@ def fields(content: Content) -> Vector:
     return {
         "client_message_id": str(content.client_message_id),
         "sent_at_ms": content.sent_at_ms,
+        "series": content.series.hex(),
+        "number": content.number,
         "kind": content.kind.value,
         "data": b64encode(content.data),
     }
 
 
 def bad_contents() -> dict[str, bytes]:
-    head = SENT.encode()[:24]
+    head, uncounted = SENT.encode()[:40], SENT.encode()[:24] + bytes(16)
     return {
         "too short": head,
         "unknown kind 0": head + b"\x00",
         "unknown kind 4": head + b"\x04",
         "text that is not UTF-8": head + b"\x01\xff",
-        "lost, not whole ids": head + b"\x03" + bytes(15),
-        "lost, 65 ids": head + b"\x03" + bytes(65 * 16),
-        "time after the year 9999": head[:16] + (253_402_300_800_000).to_bytes(8, "big") + b"\x01",
+        "lost, not whole ids": uncounted + b"\x03" + bytes(15),
+        "lost, 65 ids": uncounted + b"\x03" + bytes(65 * 16),
+        "lost, counted": head + b"\x03" + bytes(16),
+        "lost, in a series": uncounted[:31] + b"\x01" + uncounted[32:] + b"\x03" + bytes(16),
+        "lost, with a number": uncounted[:39] + b"\x01\x03" + bytes(16),
+        "time after the year 9999": head[:16] + (253_402_300_800_000).to_bytes(8, "big") + head[24:] + b"\x01",
+        "number of 2^53": head[:32] + (1 << 53).to_bytes(8, "big") + b"\x01",
     }
 
 
@@ -415,7 +427,7 @@ def sessions() -> Iterator[Vector]:
         "following": SENT,
         "following, fills its bucket": replace(SENT, kind=Kind.BYTES, data=bytes(336)),
         "following, a byte more": replace(SENT, kind=Kind.BYTES, data=bytes(337)),
-        "following, a notice": replace(SENT, kind=Kind.LOST, data=UUID(int=7).bytes),
+        "following, a notice": replace(NOTICE, data=UUID(int=7).bytes),
     }.items():
         yield _session(name, "responder", first, alice.seal(content, nonce=nonce("third"))[1]) | {
             "sender_turn_scalar": scalar("alice's turn").hex(),

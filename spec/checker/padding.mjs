@@ -28,18 +28,28 @@ export const unpad = (padded) => {
   return padded.slice(0, mark);
 };
 
-export const encodeContent = ({ id, sentAt, kind, data }) => concat(id, u64be(sentAt), u8(kind), data);
+export const encodeContent = ({ id, sentAt, series, number, kind, data }) =>
+  concat(id, u64be(sentAt), series, u64be(number), u8(kind), data);
 
 /** The content, strictly. */
 export const decodeContent = (bytes) => {
-  if (bytes.length < 25) refuse('invalid_content', 'too short');
-  const content = { id: bytes.slice(0, 16), sentAt: readU64be(bytes, 16), kind: bytes[24], data: bytes.slice(25) };
+  if (bytes.length < 41) refuse('invalid_content', 'too short');
+  const content = {
+    id: bytes.slice(0, 16),
+    sentAt: readU64be(bytes, 16),
+    series: bytes.slice(24, 32),
+    number: readU64be(bytes, 32),
+    kind: bytes[40],
+    data: bytes.slice(41),
+  };
   if (content.sentAt > LAST_MOMENT) refuse('invalid_content', 'after the year 9999');
+  if (content.number >= 2n ** 53n) refuse('invalid_content', 'no such number');
   if (content.kind === TEXT) {
     reading('invalid_content', () => textOf(content.data));
   } else if (content.kind === NOTICE) {
     const { length } = content.data;
     if (length % 16 !== 0 || length > 64 * 16) refuse('invalid_content', 'not up to 64 ids');
+    if (content.number !== 0n || content.series.some((byte) => byte !== 0)) refuse('invalid_content', 'counted');
   } else if (content.kind !== BYTES) refuse('invalid_content', 'an unknown kind');
   return content;
 };
@@ -48,6 +58,8 @@ export const decodeContent = (bytes) => {
 export const contentOf = (vector) => ({
   id: uuid(vector.client_message_id),
   sentAt: vector.sent_at_ms,
+  series: hex(vector.series),
+  number: vector.number,
   kind: vector.kind,
   data: base64(vector.data),
 });

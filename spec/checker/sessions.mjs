@@ -8,7 +8,7 @@ import * as ratchet from './ratchet.mjs';
 
 const LATER = 2;
 const FIRST = 3;
-const LONGEST_DATA = 63647;
+const LONGEST_DATA = 63631;
 const OUTSIDE = ratchet.HEAD + 16;
 
 /** The prefix: with the handshake's header until a message of the session opened. */

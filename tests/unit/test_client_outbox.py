@@ -114,7 +114,7 @@ async def test_what_was_not_sealed_waits_for_the_user_when_keys_change(
 
 async def test_the_outbox_takes_no_more_than_fits_and_nothing_too_long(pair: tuple[Someone, Someone]) -> None:
     alice, bob = pair
-    with pytest.raises(ValueError, match="63,647 bytes"):
+    with pytest.raises(ValueError, match="63,631 bytes"):
         alice.client.enqueue(bob.id, bytes(DATA_MAX_BYTES + 1))
     for _ in range(OUTBOX_MAX):
         alice.client.enqueue(bob.id, "x")

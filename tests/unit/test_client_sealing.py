@@ -270,3 +270,54 @@ async def test_a_clock_that_was_set_back_does_not_bring_an_old_session_back(rout
     await again.send(bob_id, "from a new store")
     await bob.ack(*await bob.receive_once())
     assert [each.rank for each in bob._store.sessions.all_of(alice_id)] == [2, 1]
+
+
+async def test_what_a_router_drops_shows_also_when_the_session_changes(router: LyingRouter) -> None:
+    """It can have one changed at any time: by a message that does not open, which is answered in a new session."""
+    alice, alice_id, bob, bob_id = await pair(router)
+    await alice.send("bob", "one")
+    await bob.ack(*await bob.receive_once())
+    await bob.send(alice_id, "two")
+    await alice.ack(*await alice.receive_once())
+    for number in range(3):
+        await alice.send("bob", f"dropped {number}")
+    router.queues[bob_id].clear()
+    router.deliver(bob_id, alice_id, "AAAA")
+    await alice.ack(*await alice.receive_once())
+    await bob.events_once()
+    await alice.send("bob", "after them")
+    sessions = {each.id for each in bob._store.sessions.all_of(alice_id)}
+    assert len(sessions) == 2
+    received = await bob.receive_once()
+    assert [(each.text, each.missing) for each in received] == [("after them", 3)]
+
+
+async def test_a_sender_who_lost_the_store_counts_anew_and_nothing_is_missed_for_it(router: LyingRouter) -> None:
+    alice, alice_id, bob, bob_id = await pair(router)
+    for number in range(3):
+        await alice.send("bob", str(number))
+    await bob.ack(*await bob.receive_once())
+    again = router.client(alice.identity)
+    await again.receive_once()
+    await again.send(bob_id, "a new count")
+    [received] = await bob.receive_once()
+    assert (received.text, received.missing) == ("a new count", 0)
+    await again.send(bob_id, "dropped")
+    router.queues[bob_id].pop()
+    await again.send(bob_id, "after it")
+    assert [each.missing for each in await bob.receive_once() if each.text == "after it"] == [1]
+    del alice_id
+
+
+async def test_a_recipient_who_lost_the_store_is_told_of_nothing_that_was_read_before(router: LyingRouter) -> None:
+    alice, _, bob, bob_id = await pair(router)
+    for number in range(3):
+        await alice.send("bob", str(number))
+    await bob.ack(*await bob.receive_once())
+    again = router.client(bob.identity)
+    await again.receive_once()
+    router.deliver(alice.identity.account, bob_id, "AAAA")
+    await again.ack(*await again.receive_once())
+    await alice.events_once()
+    await alice.send("bob", "three")
+    assert [(each.text, each.missing) for each in await again.receive_once()] == [("three", 0)]

@@ -9,20 +9,23 @@ from hypothesis import strategies as st
 
 from blindpost.protocol.content import HEAD_BYTES, SENT_AT_MAX_MS, Content, Kind
 
-HELLO = Content(UUID(int=7), 1_700_000_000_000, Kind.TEXT, b"hello")
+HELLO = Content(UUID(int=7), 1_700_000_000_000, Kind.TEXT, b"hello", b"series..", 5)
+HEAD = HELLO.encode()[:40]
 
 
 @pytest.mark.parametrize(
     "encoded",
     [
         b"",
-        HELLO.encode()[:24],
-        HELLO.encode()[:16] + b"\xff" * 8 + HELLO.encode()[24:],
-        HELLO.encode()[:24] + b"\x00hello",
-        HELLO.encode()[:24] + b"\x03hello",
-        HELLO.encode()[:24] + b"\x04hello",
-        HELLO.encode()[:24] + b"\x01\xff",
-        HELLO.encode()[:24] + b"\x01\xed\xa0\x80",
+        HEAD,
+        HEAD[:16] + b"\xff" * 8 + HELLO.encode()[24:],
+        HEAD[:32] + b"\xff" * 8 + HELLO.encode()[40:],
+        HEAD + b"\x03" + bytes(16),
+        HEAD + b"\x00hello",
+        HEAD + b"\x03hello",
+        HEAD + b"\x04hello",
+        HEAD + b"\x01\xff",
+        HEAD + b"\x01\xed\xa0\x80",
     ],
 )
 def test_refuses_content_that_no_sender_writes(encoded: bytes) -> None:

@@ -43,6 +43,6 @@ def test_the_figures_of_each_format_are_those_of_the_specification() -> None:
     assert (padding.SMALLEST_BUCKET, len(padding.BUCKETS)) == (512, 8)
     assert (handshake.HEADER_BYTES, ratchet.HEADER_BYTES) == (1_713, 133)
     assert (ratchet.SKIP_MAX, ratchet.SKIPPED_MAX, ratchet.SKIPPED_CHAINS_MAX) == (1_000, 2_000, 32)
-    assert (512 - session.OVERHEAD_BYTES, 2_048 - session.OVERHEAD_BYTES - handshake.HEADER_BYTES) == (336, 159)
-    assert session.DATA_MAX_BYTES == 63_647
+    assert (512 - session.OVERHEAD_BYTES, 2_048 - session.OVERHEAD_BYTES - handshake.HEADER_BYTES) == (320, 143)
+    assert session.DATA_MAX_BYTES == 63_631
     assert (safety_number.ITERATIONS, safety_number.HALF_BYTES) == (5_200, 30)

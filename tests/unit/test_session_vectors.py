@@ -22,7 +22,7 @@ def of_hex(said: dict[str, Any], name: str) -> bytes:
 
 def content_of(vector: dict[str, Any]) -> Content:
     said = UUID(vector["client_message_id"]), vector["sent_at_ms"], Kind(vector["kind"]), b64decode(vector["data"])
-    return Content(*said)
+    return Content(*said, bytes.fromhex(vector["series"]), vector["number"])
 
 
 @by_name("contents")

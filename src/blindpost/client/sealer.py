@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -82,6 +83,9 @@ class Sealer:
             state = begun if saved is None else session.decode(saved.state)
             if state is None:
                 raise UntrustedAnswer("the session ended while a message was written", "Send it again.")
+            if content.kind is not Kind.LOST:
+                series, number = self._store.contacts.count(recipient.user_id)
+                content = replace(content, series=series, number=number)
             state, message = state.seal(content)
             self._put(recipient, state, None if saved is None else saved.rank)
         return message
@@ -101,13 +105,21 @@ class Sealer:
             if received.content.kind is Kind.LOST:
                 self._close_others(sender, received.session)
             self._store.mark_seen(sender.user_id, digest)
-            opened = Opened(received.content, received.missed)
-            content = opened.content
+            content = received.content
+            opened = Opened(content, self._missing_before(sender, received))
             kept = SavedMessage(
                 client_message_id=content.client_message_id, content=content.encode(), missing=opened.missing
             )
             self._store.opened.put(sender.user_id, digest, kept)
         return opened
+
+    def _missing_before(self, sender: Contact, received: session.Received) -> int:
+        """Return how many messages were found missing: by their count, as a router can have a session changed."""
+        content = received.content
+        if content.kind is Kind.LOST:
+            return 0
+        missing = self._store.contacts.hear(sender.user_id, content.series, content.number)
+        return received.missed if missing is None else missing
 
     def _known(self, sender: Contact, digest: bytes) -> Opened | None:
         """Return what was opened and not taken yet; raises AlreadyOpened for what was taken."""

@@ -5,6 +5,7 @@ in one transaction, and is on disk before the change shows outside: after a cras
 was acknowledged or promised is lost.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from blindpost.client.history import History
 from blindpost.client.identity import Identity
 from blindpost.client.records import NONCE_BYTES, Place, Records, Row
 from blindpost.client.saved import Fixed, OpenedMessages, Prekeys, Sessions, Unopened, parsed, written
+from blindpost.protocol.content import SERIES_BYTES
 from blindpost.protocol.encoding import b64decode, b64encode
 from blindpost.protocol.keys import PublicKey
 from blindpost.protocol.safety_number import safety_number
@@ -50,6 +52,7 @@ FLAGGED_MAX: Final = 1_024
 OUTBOX_MAX: Final = 256
 CONTACTS_MAX: Final = 4_096
 """People whom the user asked, accepted, wrote to, compared or confirmed."""
+SERIES_MAX: Final = 8
 STRANGERS_MAX: Final = 1_024
 """All others. A router can invent people without end: they share a room of their own, and who is remembered is never
 dropped for somebody new, as that would make the next key of theirs a first one."""
@@ -81,6 +84,11 @@ class Contact(Fixed):
     """Replaced ECDH keys: the server may not go back to one of them."""
     read: dict[UUID, int] = Field(default_factory=dict)
     """Client message ids received, with their times of sending."""
+    series: bytes = b""
+    """Of what was sent to them, and how many there are in it so far."""
+    sent: int = 0
+    heard: dict[str, int] = Field(default_factory=dict)
+    """The highest number heard in each of their series, in hexadecimal; the newest last."""
     forgotten_until: int = -1
     """The latest time of sending, in ms, among the messages that are no longer in `read`."""
 
@@ -246,6 +254,31 @@ class ContactBook:
                 return False
             picture.contacts[user_id] = contact.model_copy(update={"verified": True, "kept": True})
         return True
+
+    def count(self, user_id: UUID) -> tuple[bytes, int]:
+        """Return the series and the number of the next message to somebody, and count it; raises UnknownContact."""
+        with self._store.change() as picture:
+            contact = picture.contacts.get(user_id)
+            if contact is None:
+                raise UnknownContact("nobody of that name or id is remembered")
+            series = contact.series or os.urandom(SERIES_BYTES)
+            picture.contacts[user_id] = contact.model_copy(update={"series": series, "sent": contact.sent + 1})
+        return series, contact.sent
+
+    def hear(self, user_id: UUID, series: bytes, number: int) -> int | None:
+        """Note a message of somebody's, and return how many before it are missing since the last one.
+
+        None if nothing of theirs was heard: what came before may have been read with a store that was lost.
+        """
+        with self._store.change() as picture:
+            contact = picture.contacts.get(user_id)
+            if contact is None:
+                return None
+            highest = contact.heard.get(series.hex(), -1)
+            others = {each: number for each, number in contact.heard.items() if each != series.hex()}
+            newest = dict([*others.items(), (series.hex(), max(highest, number))][-SERIES_MAX:])
+            picture.contacts[user_id] = contact.model_copy(update={"heard": newest})
+        return max(number - highest - 1, 0) if contact.heard else None
 
     def forget(self, user_id: UUID, *, sure: bool = False) -> None:
         """Drop a person with keys, sessions and history; raises UnknownContact, or StillTrusted if not `sure`.

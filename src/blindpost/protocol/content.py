@@ -1,6 +1,6 @@
 """What a message says, before it is padded and encrypted.
 
-content = client_message_id (16) || u64be(sent_at, ms) || kind (1) || data
+content = client_message_id (16) || u64be(sent_at, ms) || series (8) || u64be(number) || kind (1) || data
 """
 
 from dataclasses import dataclass
@@ -8,10 +8,13 @@ from enum import IntEnum
 from typing import Final
 from uuid import UUID
 
-HEAD_BYTES: Final = 16 + 8 + 1
+SERIES_BYTES: Final = 8
+HEAD_BYTES: Final = 16 + 8 + SERIES_BYTES + 8 + 1
 SENT_AT_MAX_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999: no later time is a date everywhere."""
 ID_BYTES: Final = 16
+NUMBER_MAX: Final = (1 << 53) - 1
+"""What every language counts up to."""
 LOST_MAX: Final = 64
 """Messages that one notice may name."""
 
@@ -35,6 +38,11 @@ class Content:
     """Unix milliseconds by the sender's clock."""
     kind: Kind
     data: bytes
+    series: bytes = bytes(SERIES_BYTES)
+    """Which count of its sender's to this recipient it is in: random, and another after they lost what they kept."""
+    number: int = 0
+    """Its place in the series, from 0 on: a message that does not come is missed, whatever session it was in. Notices
+    are not counted: theirs are zeros."""
 
     def encode(self) -> bytes:
         """Return the content's bytes; raises ValueError for a time out of range or data that is not of its kind."""
@@ -44,7 +52,13 @@ class Content:
             self.data.decode("utf-8")
         if self.kind is Kind.LOST and not (len(self.data) % ID_BYTES == 0 and len(self.data) <= LOST_MAX * ID_BYTES):
             raise ValueError("the notice does not name messages")
-        return self.client_message_id.bytes + self.sent_at_ms.to_bytes(8, "big") + bytes((self.kind,)) + self.data
+        if len(self.series) != SERIES_BYTES or not 0 <= self.number <= NUMBER_MAX:
+            raise ValueError("the count is not one")
+        if self.kind is Kind.LOST and (any(self.series) or self.number):
+            raise ValueError("a notice is not counted")
+        count = self.series + self.number.to_bytes(8, "big")
+        sent_at = self.sent_at_ms.to_bytes(8, "big")
+        return self.client_message_id.bytes + sent_at + count + bytes((self.kind,)) + self.data
 
     @classmethod
     def decode(cls, encoded: bytes) -> "Content":
@@ -52,7 +66,8 @@ class Content:
         if len(encoded) < HEAD_BYTES:
             raise ValueError("the content is too short")
         client_message_id, sent_at_ms = UUID(bytes=encoded[:16]), int.from_bytes(encoded[16:24], "big")
-        content = cls(client_message_id, sent_at_ms, Kind(encoded[24]), encoded[HEAD_BYTES:])
+        series, number = encoded[24:32], int.from_bytes(encoded[32:40], "big")
+        content = cls(client_message_id, sent_at_ms, Kind(encoded[40]), encoded[HEAD_BYTES:], series, number)
         content.encode()
         return content
 

@@ -5,7 +5,7 @@ from typing import Final
 from blindpost.protocol.limits import MESSAGE_MAX_BYTES
 
 SMALLEST_BUCKET: Final = 512
-"""A message needs 176 bytes of it for itself, so a smaller bucket would single out short messages."""
+"""A message needs 192 bytes of it for itself, so a smaller bucket would single out short messages."""
 BUCKETS: Final = tuple(
     SMALLEST_BUCKET << step for step in range(MESSAGE_MAX_BYTES.bit_length() - SMALLEST_BUCKET.bit_length() + 1)
 )
