@@ -125,22 +125,16 @@ class Unsent(Fixed):
     """What is to be sealed; None once it is."""
     message: Ciphertext | None = None
     """Sealed; None until it is."""
-    sealed_for: tuple[Key, Key] | None = None
-    """The recipient's ECDSA and ECDH keys then."""
+    sealed_for: Key | None = None
+    """The recipient's identity key then."""
 
     def sealed(self, message: bytes, recipient: Contact) -> Self:
         """Return it as what may leave: the plain content goes."""
-        keys = (recipient.ecdsa, recipient.ecdh)
-        return self.model_copy(update={"content": None, "message": message, "sealed_for": keys})
+        return self.model_copy(update={"content": None, "message": message, "sealed_for": recipient.ecdsa})
 
     def may_go_to(self, recipient: Contact) -> bool:
-        """Tell whether the identity key that is trusted now vouches for one of the keys that it was sealed for.
-
-        Under the same identity key it does, also if the ECDH key was replaced since: sessions outlive that. Under
-        another one the session may be with whoever has the keys that were given up, unless the ECDH key is still
-        trusted.
-        """
-        return self.sealed_for is None or recipient.ecdsa == self.sealed_for[0] or recipient.ecdh == self.sealed_for[1]
+        """Tell whether the identity key that its session was begun under is the one that is trusted now."""
+        return self.sealed_for in {None, recipient.ecdsa}
 
 
 @dataclass(slots=True)
