@@ -58,7 +58,7 @@ def main() -> int:
         small_disk=given.small_disk,
     )
     if given.messages is not None:
-        plan = replace(plan, messages=given.messages, seconds=float("inf"))
+        plan = replace(plan, messages=given.messages)
     say(f"--seed {plan.seed}")
     outcome = asyncio.run(run(plan, say))
     say(json.dumps(outcome.summary(), indent=2))

@@ -123,7 +123,10 @@ async def _play(
     end = journal.now + plan.seconds
 
     def goes_on() -> bool:
-        return journal.now < end and (plan.messages is None or journal.counts[What.ENTERED] < plan.messages)
+        if plan.messages is not None:
+            return journal.counts[What.ENTERED] < plan.messages
+        # On a slow machine longer, until each fault was there once.
+        return journal.now < end or (len(told) < len(plan.faults) and journal.now < end + plan.seconds)
 
     reading = [asyncio.create_task(each.read()) for each in people]
     stop, breaking = asyncio.Event(), list[asyncio.Task[None]]()

@@ -18,7 +18,7 @@ SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))
 SEED = os.environ.get("SOAK_SEED") or str(random.SystemRandom().randrange(2**32))
 
 
-@pytest.mark.timeout(SECONDS + 400)
+@pytest.mark.timeout(2 * SECONDS + 400)
 async def test_nothing_is_lost_doubled_or_reordered_whatever_breaks(tmp_path: Path) -> None:
     tell(f"SOAK_SEED={SEED} SOAK_SECONDS={SECONDS:g}")
     names = [each for each in FAULTS if each != FULL_DISK]
