@@ -15,15 +15,30 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
 from blindpost.app import Running
-from blindpost.chat.app import ChatApp
+from blindpost.chat.app import ChatApp, People
 from blindpost.chat.conversation import Composer, Conversation, Row
 from blindpost.chat.dialogs import ChangedKeys, Find, Help, Request, SafetyNumber
 from blindpost.chat.lines import line_of
-from blindpost.chat.model import Messenger, Reach, Trust
-from blindpost.client import Client, Entry, EntryStatus, Identity, KeyChanged, Retry, Store, grouped
+from blindpost.chat.model import Connection, Messenger, Reach, Trust
+from blindpost.chat.texts import LINES_MAX, NEW_STORE
+from blindpost.client import (
+    Client,
+    Entry,
+    EntryStatus,
+    History,
+    Identity,
+    KeyChanged,
+    NotOpened,
+    Received,
+    Retry,
+    Store,
+    grouped,
+)
+from blindpost.client.history import NOT_OPENED
 from blindpost.core.embedded import StoreUrls
 from blindpost.protocol.content import Kind
 from blindpost.protocol.session import DATA_MAX_BYTES
+from blindpost.services.models.contacts import Contact, Direction
 from checks import PATIENCE_S, until
 from relays import Relay
 from support import running_in_thread, settings_for, unique_name
@@ -66,19 +81,35 @@ async def someone(origin: str, stem: str) -> Someone:
     return person
 
 
-def person_of(origin: str, identity: Identity, store: Store) -> Someone:
+def person_of(origin: str, identity: Identity, store: Store, *, keeps: bool = True) -> Someone:
     """Return who this identity is, as the chat is started with it."""
+    history = store.history if keeps else History.in_memory(identity)
     retry = Retry(attempts=2, base_s=0.05, cap_s=0.2)
-    client = Client(origin, identity, store, history=store.history, retry=retry)
-    return Someone(client, store, Messenger(client, store.contacts, store.history))
+    client = Client(origin, identity, store, history=history, retry=retry)
+    return Someone(client, store, Messenger(client, store.contacts, history, keeps=keeps))
 
 
-def entry(contact_id: UUID, text: str, sent_at: datetime, **more: Any) -> Entry:
+def entry(contact_id: UUID, text: str, sent_at: datetime | None = None, **more: Any) -> Entry:
     """Return a message of somebody that was read."""
-    given = {"client_message_id": uuid4(), "message_id": uuid4(), "status": EntryStatus.READ} | more
-    sent_at_ms = int(sent_at.timestamp() * 1000)
-    return Entry(
-        contact_id=contact_id, is_mine=False, kind=Kind.TEXT, data=text.encode(), sent_at_ms=sent_at_ms, **given
+    sent_at_ms = int((sent_at or datetime.now(UTC)).timestamp() * 1000)
+    given = {"client_message_id": uuid4(), "message_id": uuid4(), "is_mine": False, "status": EntryStatus.READ} | more
+    return Entry(contact_id=contact_id, kind=Kind.TEXT, data=text.encode(), sent_at_ms=sent_at_ms, **given)
+
+
+def arrives(person: Someone, given: Entry, router_id: UUID) -> None:
+    """Let a message arrive as the client hands it on: it is in the history, and has this id by the router."""
+    person.store.history.add(given.model_copy(update={"message_id": router_id, "status": EntryStatus.UNREAD}))
+    person.messenger._take(
+        Received(
+            id=router_id,
+            sender_id=given.contact_id,
+            username=None,
+            timestamp=datetime.now(UTC),
+            sent_at=datetime.now(UTC),
+            client_message_id=given.client_message_id,
+            data=given.data,
+            kind=given.kind,
+        )
     )
 
 
@@ -120,6 +151,11 @@ class Screen:
     async def shows_no(self, text: str) -> None:
         await self.sees(lambda: text not in self.text())
 
+    def has(self, *texts: str) -> bool:
+        """Tell whether all of these are lines of the conversation, wherever it is scrolled to."""
+        written = [row.line.text for row in self.app._main.query(Row)]
+        return all(written.count(text) == 1 for text in texts)
+
     async def opens(self, other: Someone) -> None:
         await self.sees(lambda: self.app._messenger.person(other.id) is not None)
         await self.app._main._open(other.id)
@@ -128,6 +164,15 @@ class Screen:
     async def writes(self, text: str) -> None:
         self.app._main.query_one(Composer).insert(text)
         await self.pilot.press("enter")
+
+    def types(self, *keys: str) -> None:
+        """Press keys faster than the screen follows."""
+        for key in keys:
+            self.app.post_message(Key(key, key if len(key) == 1 else None))
+
+    def toasts(self) -> list[str]:
+        """Return what was notified of."""
+        return [each.message for each in self.app._notifications]
 
 
 @asynccontextmanager
@@ -285,8 +330,7 @@ async def test_what_is_written_stays_with_the_one_it_was_written_to(router: Runn
             await carol.client.accept(alice.id)
             await screen.opens(carol)
             await screen.opens(bob)
-            for key in ("b", "enter", "d", "ctrl+n", "c", "enter", "e", "ctrl+n", "enter"):
-                screen.app.post_message(Key(key, key if len(key) == 1 else None))
+            screen.types("b", "enter", "d", "ctrl+n", "c", "enter", "e", "ctrl+n", "enter")
             assert await carol.receives(1) == ["c"]
             assert await bob.receives(2) == ["b", "d"]
 
@@ -470,3 +514,270 @@ async def test_leaving_leaves_no_task_behind(router: Running) -> None:
         async with shown(alice) as screen:
             await screen.pilot.press("ctrl+c")
         await until(lambda: asyncio.all_tasks() <= before)
+
+
+# Hostile routers and people
+
+
+async def test_a_router_id_takes_nobodys_place(router: Running) -> None:
+    """A message of Bob's may be called what a message of Alice's is, and two messages may be called the same."""
+    async with friends(router.origin) as (alice, bob), shown(alice) as screen:
+        await screen.opens(bob)
+        await screen.writes("mine")
+        await screen.sees(lambda: not alice.client.unsent())
+        [mine] = [each.client_message_id for _, each in alice.store.history.page(bob.id, None, 1)]
+        arrives(alice, entry(bob.id, "theirs"), mine)
+        arrives(alice, entry(bob.id, "theirs too"), mine)
+        arrives(alice, entry(bob.id, "as mine", client_message_id=mine), uuid4())
+        await screen.sees(lambda: screen.has("mine", "theirs", "theirs too", "as mine"))
+        assert [row.line.is_mine for row in screen.app._main.query(Row)] == [True, False, False, False]
+
+
+async def test_a_line_fails_at_once_when_the_other_side_could_not_open_it(router: Running) -> None:
+    async with friends(router.origin) as (alice, bob), shown(alice) as screen:
+        await screen.opens(bob)
+        await screen.writes("said")
+        await screen.sees(lambda: not alice.client.unsent())
+        [sent] = [each.message_id for _, each in alice.store.history.page(bob.id, None, 1)]
+        assert sent is not None
+        alice.store.history.failed([sent], NOT_OPENED, bob.id)
+        alice.messenger._take(NotOpened(bob.id, bob.name, (sent,)))
+        await screen.shows("✗")
+        assert screen.toasts() == [f"{bob.name} could not open a message of yours: write again."]
+
+
+async def test_somebody_whom_the_router_lists_twice_is_there_once(
+    router: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with strangers(router.origin) as (alice, bob):
+        honest = alice.client.contact_requests
+
+        async def twice(direction: Direction) -> list[Contact]:
+            return 2 * await honest(direction)
+
+        monkeypatch.setattr(alice.client, "contact_requests", twice)
+        await bob.client.request_contact(alice.id)
+        async with shown(alice) as screen:
+            await screen.shows("?    bob_")
+            assert screen.app._main.query_one(People).option_count == 1
+            assert screen.app.failure is None
+
+
+async def test_a_request_that_was_withdrawn_a_moment_ago_opens_nothing(router: Running) -> None:
+    async with strangers(router.origin) as (alice, bob), shown(alice) as screen:
+        await bob.client.request_contact(alice.id)
+        await screen.shows("?    bob_")
+        alice.messenger.received = ()
+        await screen.pilot.press("enter")
+        assert screen.app.screen is screen.app._main
+        assert screen.app.failure is None
+
+
+async def test_a_message_of_many_lines_costs_the_screen_little(router: Running) -> None:
+    async with friends(router.origin) as (alice, bob), shown(alice) as screen:
+        await screen.opens(bob)
+        await bob.client.send(alice.id, "\n" * 60_000)
+        await screen.shows("[59,701 more lines are not shown]")
+        assert screen.app._main.query_one(Conversation).virtual_size.height < LINES_MAX + 10
+
+
+async def test_a_held_line_is_replaced_when_it_opens(router: Running) -> None:
+    async with friends(router.origin) as (alice, bob), shown(alice, (120, 40)) as screen:
+        await screen.opens(bob)
+        await bob.client.rotate_ecdsa_key()
+        await bob.client.send(alice.id, "it is me")
+        await screen.shows("! the identity key of")
+        change = alice.messenger.key_change(bob.id)
+        assert change is not None
+        await alice.messenger.confirm(bob.id, change.new_number)
+        await screen.shows("it is me")
+        assert [row.line.text for row in screen.app._main.query(Row)] == ["it is me"]
+
+
+async def test_joiners_stay_in_what_is_written(router: Running) -> None:
+    """A family stays one, and Persian is spelt as it was; nothing else that is invisible gets through."""
+    async with friends(router.origin) as (alice, bob), shown(alice) as screen:
+        await screen.opens(bob)
+        persian = "می\u200cخواهم"  # noqa: RUF001 - its letters are meant
+        await bob.client.send(alice.id, f"👨\u200d👩\u200d👧 {persian} a\u200b\u2060\ufeffb")
+        await screen.shows(f"👨\u200d👩\u200d👧 {persian} a���b")
+
+
+# Two chats, and lost files
+
+
+async def test_what_another_process_receives_or_sends_is_shown(router: Running, tmp_path: Path) -> None:
+    """It is read where its conversation is open, and counted where not; a line that goes on goes on here, too."""
+    path = tmp_path / "alice.store"
+    identity = Identity.generate(unique_name("alice"))
+    alice, bob = person_of(router.origin, identity, Store.open(path, identity)), await someone(router.origin, "bob")
+    carol = await someone(router.origin, "carol")
+    async with alice.client, bob.client, carol.client:
+        await alice.client.register()
+        for each in (bob, carol):
+            await alice.client.request_contact(each.id)
+            await each.client.accept(alice.id)
+        other = Store.open(path, identity).history
+        async with shown(alice) as screen:
+            await screen.opens(bob)
+            waiting = entry(bob.id, "from there", is_mine=True, status=EntryStatus.WAITING)
+            other.add(waiting)
+            other.add(entry(bob.id, "heard there", status=EntryStatus.UNREAD))
+            other.add(entry(carol.id, "and this", status=EntryStatus.UNREAD))
+            await screen.shows("1 carol_")
+            await screen.sees(lambda: screen.has("from there", "heard there"))
+            await screen.sees(lambda: bob.id not in other.unread())
+            other.update(bob.id, True, waiting.client_message_id, status=EntryStatus.DELIVERED)
+            await screen.shows("✓✓")
+            other.clear(bob.id)
+            await screen.sees(lambda: not screen.app._main.query(Row))
+
+
+async def test_a_lost_store_is_told_to_its_owner(router: Running) -> None:
+    async with friends(router.origin) as (alice, _):
+        async with shown(alice) as screen:
+            await screen.sees(lambda: bool(alice.messenger.people))
+            assert screen.toasts() == []
+        again = person_of(router.origin, alice.client.identity, Store.in_memory(alice.client.identity))
+        async with again.client, shown(again) as screen:
+            await screen.sees(lambda: screen.toasts() == [NEW_STORE])
+
+
+async def test_somebody_who_has_no_account_any_more_is_named(router: Running) -> None:
+    async with friends(router.origin) as (alice, bob), shown(alice, (120, 40)) as screen:
+        await screen.opens(bob)
+        await bob.client.delete_account()
+        await screen.writes("are you there?")
+        await screen.shows(f"! {bob.name} has no account here any more")
+
+
+# What is told
+
+
+async def test_new_messages_below_what_is_in_sight_are_counted(router: Running) -> None:
+    async with friends(router.origin) as (alice, bob):
+        for index in range(40):
+            alice.store.history.add(entry(bob.id, f"line {index}"))
+        async with shown(alice) as screen:
+            await screen.opens(bob)
+            await screen.shows("line 39")
+            await bob.client.send(alice.id, "in sight")
+            await screen.shows("in sight")
+            assert "↓" not in screen.text()
+            await screen.pilot.press("pageup")
+            await bob.client.send(alice.id, "below")
+            await bob.client.send(alice.id, "and below")
+            await screen.shows("↓ 2 new")
+            await screen.pilot.press("pagedown", "pagedown", "pagedown")
+            await screen.shows("and below")
+            await screen.shows_no("↓")
+
+
+async def test_leaving_asks_once_when_something_is_written_and_not_sent(router: Running) -> None:
+    async with friends(router.origin) as (alice, bob), shown(alice) as screen:
+        await screen.opens(bob)
+        screen.app._main.query_one(Composer).insert("to be sent")
+        await screen.pilot.press("ctrl+q")
+        await screen.sees(lambda: screen.toasts() == ["1 message is written and not sent. Ctrl+Q once more leaves."])
+        assert screen.app.is_running
+        await screen.pilot.press("ctrl+q")
+        await until(lambda: not screen.app.is_running)
+
+
+async def test_the_state_of_trust_is_in_sight_whatever_the_name(router: Running) -> None:
+    async with strangers(router.origin) as (alice, _):
+        bob = await someone(router.origin, "b" * 29)
+        async with bob.client, shown(alice, (60, 20)) as screen:
+            await alice.client.request_contact(bob.id)
+            await bob.client.accept(alice.id)
+            await screen.opens(bob)
+            await screen.shows("safety number not compared")
+
+
+async def test_why_the_server_is_away_is_told_in_full(router: Running) -> None:
+    reason = "the server at https://chat.example.org cannot be reached: " + "a long reason " * 6 + "ends here"
+    async with strangers(router.origin) as (alice, _), shown(alice) as screen:
+        alice.messenger._connect(Connection(Reach.AWAY, reason))
+        await screen.shows("○ reconnecting")
+        await screen.shows("ends here")
+        alice.messenger._connect(Connection(Reach.CONNECTED))
+        await screen.shows_no("ends here")
+
+
+async def test_the_first_line_says_when_nothing_is_kept(router: Running) -> None:
+    async with strangers(router.origin) as (alice, _):
+        async with shown(alice) as screen:
+            assert "history off" not in screen.text()
+        identity = alice.client.identity
+        again = person_of(router.origin, identity, Store.in_memory(identity), keeps=False)
+        async with again.client, shown(again, (60, 20)) as screen:
+            assert "history off" in screen.text().splitlines()[0]
+
+
+async def test_what_is_typed_right_after_a_conversation_opens_from_the_list_is_written_to_it(router: Running) -> None:
+    for key in ("ctrl+n", "enter"):
+        async with friends(router.origin) as (alice, bob), shown(alice) as screen:
+            await screen.sees(lambda bob=bob, alice=alice: alice.messenger.person(bob.id) is not None)  # type: ignore[misc]
+            await screen.shows("bob_")
+            screen.types(key, "h", "i", "enter")
+            assert await bob.receives(1) == ["hi"]
+
+
+async def test_who_is_found_is_told_how_one_stands_with_them(router: Running) -> None:
+    async with strangers(router.origin) as (alice, bob), shown(alice) as screen:
+
+        async def finds_bob() -> None:
+            await screen.pilot.press("ctrl+f")
+            await screen.sees(lambda: isinstance(screen.app.screen, Find))
+            screen.app.screen.query_one(Input).value = bob.name
+            await screen.pilot.press("enter")
+
+        await finds_bob()
+        await screen.shows("Enter asks them to be a contact.")
+        await screen.pilot.press("enter")
+        await screen.sees(lambda: screen.toasts() == [f"{bob.name} was asked"])
+        await finds_bob()
+        await screen.shows("you asked them")
+        await screen.pilot.press("escape")
+        await bob.client.reject(alice.id)
+        await bob.client.request_contact(alice.id)
+        await finds_bob()
+        await screen.shows("asked you: Enter accepts")
+        await screen.pilot.press("enter")
+        await screen.sees(lambda: f"{bob.name} is your contact now" in screen.toasts())
+        await finds_bob()
+        await screen.shows("They are your contact already.")
+
+
+async def test_a_bell_rings_for_what_is_not_seen_to_arrive(router: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is: in another conversation, or while another window has the keyboard; for many at once it rings once."""
+    async with friends(router.origin) as (alice, bob), shown(alice) as screen:
+        bells: list[None] = []
+        monkeypatch.setattr(screen.app, "bell", lambda: bells.append(None))
+        for text in ("one", "two"):
+            arrives(alice, entry(bob.id, text), uuid4())
+        await screen.shows("2 bob_")
+        assert len(bells) == 1
+        monkeypatch.setattr("blindpost.chat.app.BELL_PAUSE_S", 0)
+        await screen.opens(bob)
+        arrives(alice, entry(bob.id, "three"), uuid4())
+        await screen.shows("three")
+        assert len(bells) == 1
+        screen.app.app_focus = False
+        arrives(alice, entry(bob.id, "four"), uuid4())
+        await screen.shows("four")
+        assert len(bells) == 2
+
+
+async def test_a_number_that_was_compared_is_not_asked_for_again(router: Running) -> None:
+    async with friends(router.origin) as (alice, bob), shown(alice) as screen:
+        await screen.opens(bob)
+        await alice.client.mark_verified(bob.id, await alice.client.safety_number(bob.id))
+        await screen.pilot.press("ctrl+t")
+        await screen.shows("You compared this number")
+        assert "press m" not in screen.text()
+        assert "They match" not in screen.text()
+
+
+def test_the_documents_say_how_long_a_message_may_be() -> None:
+    assert f"{DATA_MAX_BYTES:,} bytes" in (Path(__file__).parents[2] / "docs" / "chat.md").read_text()

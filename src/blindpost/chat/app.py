@@ -1,8 +1,9 @@
 """The chat on the screen."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import ClassVar, Final
 from uuid import UUID
 
@@ -17,22 +18,57 @@ from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
 
 from blindpost.chat import texts
-from blindpost.chat.conversation import Composer, Conversation
+from blindpost.chat.conversation import TURNS, Composer, Conversation
 from blindpost.chat.dialogs import ChangedKeys, Find, Help, Request, SafetyNumber
+from blindpost.chat.lines import Line
 from blindpost.chat.model import (
+    Arrived,
     Change,
     ConnectionChanged,
+    HistoryChanged,
     LineChanged,
     LineGone,
     Messenger,
     NotRead,
     PeopleChanged,
     Person,
+    StoreIsNew,
 )
 from blindpost.client import ClientError, KeyChanged, UntrustedAnswer
 
 NOBODY: Final = "Choose somebody in the list, or find them with Ctrl+F."
 PERSON, REQUEST, ASKED = "person", "request", "asked"
+BELL_PAUSE_S: Final = 2.0
+"""Many messages may come at once, and are one piece of news."""
+LONG_S: Final = 30.0
+"""For what is said once, and matters."""
+
+
+class People(OptionList):
+    """The list of people and requests.
+
+    `choose` and `turn` are called before the next key goes anywhere: what is typed next is for whom they open.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", show=False, priority=True),
+        *(Binding(key, f"turn({step})", show=False, priority=True) for key, step in TURNS.items()),
+    ]
+
+    def __init__(self, choose: Callable[[str], Awaitable[None]], turn: Callable[[int], Awaitable[None]]) -> None:
+        super().__init__(id="people", markup=False, compact=True)
+        self._choose = choose
+        self._turn = turn
+
+    async def action_choose(self) -> None:
+        """Open what is highlighted."""
+        option = self.highlighted_option
+        if option is not None:
+            await self._choose(str(option.id))
+
+    async def action_turn(self, step: int) -> None:
+        """Open the next or the previous conversation."""
+        await self._turn(step)
 
 
 class Main(Screen[None]):
@@ -41,10 +77,7 @@ class Main(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+f", "find", "Find", priority=True),
         Binding("ctrl+t", "trust", "Safety", priority=True),
-        Binding("ctrl+n", "turn(1)", "Next", show=False),
-        Binding("ctrl+p", "turn(-1)", "Prev", show=False),
         Binding("f1", "help", "Help", priority=True),
-        Binding("question_mark", "help", show=False),
         Binding("ctrl+q,ctrl+c", "app.quit", "Leave", key_display="^q", priority=True),
         Binding("pageup", "page(-1)", show=False, priority=True),
         Binding("pagedown", "page(1)", show=False, priority=True),
@@ -56,15 +89,18 @@ class Main(Screen[None]):
         self._first: int | None = None
         """The position of the oldest line that is shown."""
         self._drafts: dict[UUID, str] = {}
+        self._rung_s = float("-inf")
         self._drawing = asyncio.Lock()
         """Lines go into one conversation at a time: that which is open when their turn comes."""
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="top"):
-            yield Static(f"{self._messenger.me} at {self._messenger.origin}", id="me", markup=False)
-            yield Static(texts.state_of(self._messenger.connection), id="connection", markup=False)
+            me = texts.me_of(self._messenger.me, self._messenger.origin, keeps=self._messenger.keeps)
+            yield Static(me, id="me", markup=False)
+            yield Static(id="connection", markup=False)
+        yield Static(id="reason", markup=False)
         with Horizontal(id="halves"):
-            yield OptionList(id="people", markup=False, compact=True)
+            yield People(self.choose, self.action_turn)
             with Vertical(id="talk"):
                 yield Static(NOBODY, id="about", markup=False)
                 yield Static("", id="warning", markup=False)
@@ -74,9 +110,14 @@ class Main(Screen[None]):
 
     def on_mount(self) -> None:
         """Begin in the list: there is nobody to write to yet."""
-        self.query_one(Composer).disabled = True
+        composer = self.query_one(Composer)
+        composer.disabled = True
+        self._connect()
         self._list_people()
-        self.query_one("#people").focus()
+        self.query_one(People).focus()
+        self.watch(
+            self.query_one(Conversation), "below", lambda count: setattr(composer, "border_title", texts.below(count))
+        )
 
     async def take(self, change: Change) -> None:
         """Show what changed."""
@@ -85,7 +126,7 @@ class Main(Screen[None]):
                 self._list_people()
                 self._head()
             case ConnectionChanged():
-                self.query_one("#connection", Static).update(texts.state_of(self._messenger.connection))
+                self._connect()
             case LineChanged(line):
                 async with self._drawing:
                     if line.contact_id == self._messenger.opened:
@@ -96,17 +137,52 @@ class Main(Screen[None]):
             case NotRead(name, count):
                 what = "a message" if count == 1 else f"{count} messages"
                 self.notify(texts.safe(f"{name} could not open {what} of yours: write again."), markup=False)
+            case Arrived(contact_id):
+                self._ring(contact_id)
+            case HistoryChanged():
+                await self._catch_up()
+            case StoreIsNew():
+                self.notify(texts.NEW_STORE, severity="warning", timeout=LONG_S, markup=False)
+
+    def _connect(self) -> None:
+        connection = self._messenger.connection
+        self.query_one("#connection", Static).update(texts.state_of(connection))
+        reason = self.query_one("#reason", Static)
+        reason.display = bool(connection.reason)
+        reason.update(texts.safe(connection.reason))
+
+    def _ring(self, contact_id: UUID) -> None:
+        """Ring for what the user does not see arrive."""
+        is_seen = self.app.app_focus and contact_id == self._messenger.opened
+        if not is_seen and monotonic() - self._rung_s >= BELL_PAUSE_S:
+            self._rung_s = monotonic()
+            self.app.bell()
+
+    async def _catch_up(self) -> None:
+        async with self._drawing:
+            opened = self._messenger.opened
+            if opened is None:
+                return
+            conversation = self.query_one(Conversation)
+            page = self._messenger.page(opened)
+            lines = [line for _, line in page]
+            if not conversation.knows(lines):
+                await self._fill(page)
+            for line in lines:
+                await conversation.put(line)
 
     # The list
 
-    def _list_people(self) -> None:
-        people = self.query_one("#people", OptionList)
-        at = people.highlighted_option
+    def _list_people(self, wanted: str | None = None) -> None:
+        """List everybody, and highlight the one wanted, or who was highlighted before."""
+        people = self.query_one(People)
+        if wanted is None and people.highlighted_option is not None:
+            wanted = people.highlighted_option.id
         options = self._options()
         people.set_options(options)
         ids = [each.id for each in options]
         if ids:
-            people.highlighted = ids.index(at.id) if at is not None and at.id in ids else 0
+            people.highlighted = ids.index(wanted) if wanted in ids else 0
 
     def _options(self) -> list[Option]:
         asking = [_option(REQUEST, each.user_id, f"?    {each.username}", "bold") for each in self._messenger.received]
@@ -115,9 +191,13 @@ class Main(Screen[None]):
         return [*asking, *people, *asked]
 
     @on(OptionList.OptionSelected, "#people")
-    async def choose(self, event: OptionList.OptionSelected) -> None:
+    async def choose_clicked(self, event: OptionList.OptionSelected) -> None:
+        """Open what was clicked."""
+        await self.choose(str(event.option_id))
+
+    async def choose(self, option_id: str) -> None:
         """Open a conversation, or what is to be decided."""
-        kind, _, who = str(event.option_id).partition(" ")
+        kind, _, who = option_id.partition(" ")
         if kind == PERSON:
             await self._open(UUID(who))
         elif kind == REQUEST:
@@ -145,22 +225,31 @@ class Main(Screen[None]):
             return
         self._turn_to(contact_id)
         async with self._drawing:
-            page = self._messenger.page(contact_id)
-            self._first = page[0][0] if page else None
-            await self.query_one(Conversation).fill(person.name, [line for _, line in page], person.unread)
+            if contact_id == self._messenger.opened:
+                await self._fill(self._messenger.page(contact_id), person.name, person.unread)
         self._head()
-        people = self.query_one("#people", OptionList)
-        people.highlighted = people.get_option_index(f"{PERSON} {contact_id}")
-        self.query_one(Composer).focus()
+        self._list_people(f"{PERSON} {contact_id}")
+
+    async def _fill(self, page: list[tuple[int, Line]], name: str | None = None, unread: int = 0) -> None:
+        self._first = page[0][0] if page else None
+        await self.query_one(Conversation).fill([line for _, line in page], name, unread)
 
     def _turn_to(self, contact_id: UUID) -> None:
         """Change at once whom one writes to, and what is written: no key may come between."""
         composer = self.query_one(Composer)
-        if self._messenger.opened is not None:
-            self._drafts[self._messenger.opened] = composer.text
+        self._drafts = self.drafts
         composer.text = self._drafts.pop(contact_id, "")
         composer.move_cursor(composer.document.end)
+        composer.disabled = False
+        # The widget's own would be later.
+        self.set_focus(composer)
         self._messenger.open(contact_id)
+
+    @property
+    def drafts(self) -> dict[UUID, str]:
+        """What is written and not sent."""
+        opened, text = self._messenger.opened, self.query_one(Composer).text
+        return self._drafts | ({opened: text} if opened is not None and text.strip() else {})
 
     def _person(self) -> Person | None:
         return None if self._messenger.opened is None else self._messenger.person(self._messenger.opened)
@@ -173,7 +262,6 @@ class Main(Screen[None]):
         warning = self.query_one("#warning", Static)
         warning.display = person.trust.is_broken
         warning.update(texts.warning_of(person))
-        self.query_one(Composer).disabled = False
 
     @on(Conversation.Reached)
     async def show_earlier(self) -> None:
@@ -207,7 +295,7 @@ class Main(Screen[None]):
         except (ValueError, ClientError) as error:
             self.notify(str(error), severity="error", markup=False)
         else:
-            self.query_one(Conversation).anchor()
+            self.query_one(Conversation).to_end()
             return True
         return False
 
@@ -256,6 +344,8 @@ class ChatApp(App[None]):
         self._messenger = messenger
         self._main = Main(messenger)
         self._work: asyncio.Task[None] | None = None
+        self._asked_about: dict[UUID, str] = {}
+        """Drafts of which the user knows that leaving loses them."""
         self.failure: BaseException | None = None
         """What ended the chat, if the user did not."""
 
@@ -267,6 +357,15 @@ class ChatApp(App[None]):
         self._messenger.told = lambda change: self.call_later(self._main.take, change)
         self._work = asyncio.create_task(self._messenger.run())
         self._work.add_done_callback(self._ended)
+
+    async def action_quit(self) -> None:
+        """Leave; if something is written and not sent, at the second time."""
+        drafts = self._main.drafts
+        if drafts == self._asked_about:
+            self.exit()
+            return
+        self._asked_about = drafts
+        self.notify(texts.drafts(len(drafts)), severity="warning", markup=False)
 
     def _ended(self, work: "asyncio.Task[None]") -> None:
         if not work.cancelled():

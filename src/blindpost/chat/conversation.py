@@ -8,6 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
+from textual.reactive import var
 from textual.widget import Widget
 from textual.widgets import Static, TextArea
 
@@ -38,7 +39,7 @@ class Row(Vertical):
         yield from self._heads()
         with Horizontal():
             yield Static(texts.time_of(self.line), classes="when", markup=False)
-            yield Static(texts.body_of(self.line), classes="what", markup=False)
+            yield Static(texts.body_of(self.line, self._them), classes="what", markup=False)
             yield Static(texts.tick(self.line), classes="tick", markup=False)
 
     def _heads(self) -> Iterator[Widget]:
@@ -70,19 +71,22 @@ class Conversation(VerticalScroll, can_focus=False):
     class Reached(Message):
         """The oldest line that is there came into sight."""
 
+    below: var[int] = var(0)
+    """How many new messages are below what is in sight."""
+
     def __init__(self) -> None:
         super().__init__(id="conversation")
         self._rows: list[Row] = []
         self._them = ""
 
-    async def fill(self, name: str, lines: list[Line], unread: int) -> None:
-        """Show these lines and no others."""
+    async def fill(self, lines: list[Line], name: str | None = None, unread: int = 0) -> None:
+        """Show these lines and no others, with somebody of this name, or with the same as before."""
         await self.remove_children()
-        self._them = name
+        self._them = name or self._them
         first_new = len(lines) - unread if unread else -1
         self._rows = self._made(lines, None, first_new)
         await self.mount_all(self._rows)
-        self.anchor()
+        self.to_end()
 
     def _made(self, lines: list[Line], before: Line | None, first_new: int = -1) -> list[Row]:
         pairs = zip(lines, [before, *lines], strict=False)
@@ -94,11 +98,23 @@ class Conversation(VerticalScroll, can_focus=False):
         """Show a line that is new, or what became of one."""
         for row in reversed(self._rows):
             if row.line.key == line.key:
-                await row.show(line)
+                if row.line != line:
+                    await row.show(line)
                 return
+        if not (line.is_mine or self.is_vertical_scroll_end):
+            self.below += 1
         [row] = self._made([line], self._rows[-1].line if self._rows else None)
         self._rows.append(row)
         await self.mount(row)
+
+    def knows(self, lines: list[Line]) -> bool:
+        """Tell whether what is shown goes on with these lines: it has one of them, or nothing."""
+        return not self._rows or not {row.line.key for row in self._rows}.isdisjoint(line.key for line in lines)
+
+    def to_end(self) -> None:
+        """Go to the newest line, and stay there."""
+        self.below = 0
+        self.anchor()
 
     async def take_away(self, line: Line) -> None:
         """Take a line off, and tell the one below it what it comes after now."""
@@ -124,6 +140,8 @@ class Conversation(VerticalScroll, can_focus=False):
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
+        if self.is_vertical_scroll_end:
+            self.below = 0
         if new_value < 1 <= old_value:
             self.post_message(self.Reached())
 

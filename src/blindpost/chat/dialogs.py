@@ -13,9 +13,9 @@ from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from blindpost.chat import texts
-from blindpost.chat.model import Messenger, Person
+from blindpost.chat.model import Messenger, Person, Trust
 from blindpost.client import ClientError, KeyChanged, grouped
-from blindpost.services.models.contacts import Contact, UserSummary
+from blindpost.services.models.contacts import Contact, ContactStatus, UserSummary
 
 GROUPS_IN_ROW: Final = 4
 HELP: Final = """\
@@ -23,7 +23,7 @@ Tab              between the list and the message
 Ctrl+N, Ctrl+P   the next, the previous conversation
 Ctrl+F           find somebody, and ask them to be a contact
 Ctrl+T           the safety number, or what changed of their keys
-Ctrl+Q, Ctrl+C   leave
+Ctrl+Q, Ctrl+C   leave; if something is written and not sent, press it twice
 
 In the list: Enter opens a conversation, or a request to decide on.
   ✓  safety number compared     !  keys changed: nothing is sent
@@ -67,7 +67,7 @@ class Dialog(ModalScreen[None]):
 class Help(Dialog):
     """The keys and signs."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("f1,question_mark", "dismiss", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f1", "dismiss", show=False)]
     heading = "Help"
 
     def inside(self) -> ComposeResult:
@@ -88,13 +88,26 @@ class SafetyNumber(Dialog):
         self.heading = f"Safety number with {texts.safe(person.name)}"
 
     def inside(self) -> ComposeResult:
+        name = texts.safe(self._person.name)
         yield Static(in_rows(self._number), classes="number", markup=False)
-        yield Static(
-            f"Call {texts.safe(self._person.name)}, or meet, and compare: if it is the same on both sides, nobody "
-            "sits between you, not even the router. Then press m.",
-            markup=False,
-        )
+        if self._is_compared:
+            said = f"You compared this number with {name}: nobody sits between you, not even the router."
+            yield Static(said, markup=False)
+        else:
+            yield Static(
+                f"Call {name}, or meet, and compare: if it is the same on both sides, nobody sits between you, not "
+                "even the router. Then press m.",
+                markup=False,
+            )
         yield Static(texts.about(self._person), markup=False)
+
+    @property
+    def _is_compared(self) -> bool:
+        return self._person.trust is Trust.COMPARED
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:  # noqa: ARG002 - as it is called
+        # There is nothing left to say once it was said.
+        return action != "same" or not self._is_compared
 
     @work
     async def action_same(self) -> None:
@@ -213,11 +226,21 @@ class Find(Dialog):
         self._found = {str(each.id): each for each in people}
         found = self.query_one(OptionList)
         found.clear_options()
-        found.add_options(Option(_found(each), id=str(each.id)) for each in people)
-        said.update("Enter asks them to be a contact." if people else "Nobody.")
+        found.add_options(Option(self._entry(each), id=str(each.id)) for each in people)
+        said.update("" if people else "Nobody.")
         if people:
             found.highlighted = 0
             found.focus()
+
+    def _entry(self, user: UserSummary) -> Content:
+        standing, _ = texts.STANDINGS[self._messenger.standing(user)]
+        return Content.assemble(texts.safe(user.username), "  ", (standing, "$text-muted"))
+
+    @on(OptionList.OptionHighlighted)
+    def explain(self, event: OptionList.OptionHighlighted) -> None:
+        """Say what Enter does with this one."""
+        _, said = texts.STANDINGS[self._messenger.standing(self._found[str(event.option_id)])]
+        self.query_one("#said", Static).update(said)
 
     @on(OptionList.OptionSelected)
     def choose(self, event: OptionList.OptionSelected) -> None:
@@ -231,7 +254,8 @@ class Find(Dialog):
         except ClientError as error:
             self.query_one("#said", Static).update(texts.safe(str(error)))
             return
-        self.app.notify(f"{texts.safe(contact.username)}: {contact.status}", markup=False)
+        is_contact = contact.status is ContactStatus.ACCEPTED
+        self.app.notify(texts.asked(contact.username, is_contact=is_contact), markup=False)
         self.dismiss()
 
 
@@ -240,7 +264,3 @@ def in_rows(number: str) -> str:
     groups = grouped(number).split()
     rows = [groups[start : start + GROUPS_IN_ROW] for start in range(0, len(groups), GROUPS_IN_ROW)]
     return "\n".join("  ".join(row) for row in rows)
-
-
-def _found(user: UserSummary) -> Content:
-    return Content.assemble(texts.safe(user.username), "  ", (user.status or "", "$text-muted"))

@@ -32,7 +32,7 @@ from blindpost.client import (
 )
 from blindpost.client.history import NEWEST
 from blindpost.protocol.session import DATA_MAX_BYTES
-from blindpost.services.models.contacts import Contact, Direction, UserSummary
+from blindpost.services.models.contacts import Contact, ContactStatus, Direction, UserSummary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,8 @@ KEYS_PAUSE_S: Final = 15.0
 AGAIN_S: Final = 15.0
 """After how long what waits is tried again, if nothing tells earlier that it may go."""
 FAULT_PAUSE_S: Final = 5.0
+WATCH_S: Final = 0.5
+"""How often is looked whether another process, such as a second chat, changed the store."""
 PAGE: Final = 50
 
 
@@ -69,6 +71,16 @@ class Person:
     trust: Trust
     unread: int
     last_at: datetime | None
+
+
+class Standing(StrEnum):
+    """How the user stands with somebody else."""
+
+    NONE = "none"
+    ASKED_YOU = "asked you"
+    YOU_ASKED = "you asked"
+    CONTACT = "contact"
+    REJECTED = "rejected"
 
 
 class Reach(StrEnum):
@@ -119,13 +131,32 @@ class NotRead:
     count: int
 
 
-Change = PeopleChanged | ConnectionChanged | LineChanged | LineGone | NotRead
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A message of somebody's came."""
+
+    contact_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryChanged:
+    """Another process changed what is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreIsNew:
+    """The account has contacts, and nothing is remembered of any: the file was lost, or left behind."""
+
+
+Change = PeopleChanged | ConnectionChanged | LineChanged | LineGone | NotRead | Arrived | HistoryChanged | StoreIsNew
 
 
 class Messenger:
     """People, conversations and the connection. `told` hears of each change, and must be quick."""
 
-    def __init__(self, client: Client, book: ContactBook, history: History) -> None:
+    def __init__(self, client: Client, book: ContactBook, history: History, *, keeps: bool = True) -> None:
+        self.keeps = keeps
+        """Whether the history outlasts the program."""
         self._client = client
         self._book = book
         self._history = history
@@ -142,6 +173,8 @@ class Messenger:
         self._is_stale = asyncio.Event()
         self._is_stale.set()
         self._looked_s = float("-inf")
+        self._knew_nobody = False
+        """Whether nobody was remembered at the start."""
         self.opened: UUID | None = None
         """Whose conversation is on the screen."""
         self.received: tuple[Contact, ...] = ()
@@ -237,7 +270,19 @@ class Messenger:
 
     async def search(self, prefix: str) -> list[UserSummary]:
         """Return people by the beginning of their name."""
-        return [each for each in await self._client.search(prefix) if each.username != self.me]
+        found = [each for each in await self._client.search(prefix) if each.username != self.me]
+        if any(each.status is ContactStatus.PENDING for each in found):
+            # Who asked whom is in the lists alone, and those that are here may be older than the answer.
+            await self._list()
+        return found
+
+    def standing(self, user: UserSummary) -> Standing:
+        """Return how the user stands with somebody who was found."""
+        if user.status is ContactStatus.PENDING:
+            has_asked = user.id in {each.user_id for each in self.received}
+            return Standing.ASKED_YOU if has_asked else Standing.YOU_ASKED
+        known = {ContactStatus.ACCEPTED: Standing.CONTACT, ContactStatus.REJECTED: Standing.REJECTED}
+        return Standing.NONE if user.status is None else known[user.status]
 
     async def ask(self, user_id: UUID) -> Contact:
         """Ask somebody to be a contact."""
@@ -279,9 +324,10 @@ class Messenger:
     async def run(self) -> None:
         """Receive, send and look for ever; raises what no waiting mends."""
         self._client.on_reach(self._reached)
+        self._knew_nobody = not self._book.all()
         try:
             async with asyncio.TaskGroup() as group:
-                for work in (self._listen(), self._send_for_ever(), self._look_for_ever()):
+                for work in (self._listen(), self._send_for_ever(), self._look_for_ever(), self._watch_for_ever()):
                     group.create_task(work)
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -332,6 +378,7 @@ class Messenger:
                 self._look_again()
 
     def _receive(self, received: Received) -> None:
+        self.told(Arrived(received.sender_id))
         if received.is_held:
             self._held[received.id] = line = _held_line(received)
             self._enter(line)
@@ -355,6 +402,24 @@ class Messenger:
     def _tell(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self.told(LineChanged(line_of(entry)))
+
+    async def _watch_for_ever(self) -> None:
+        known = self._history.version()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if (version := self._history.version()) != known:
+                known = version
+                self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Show what another process wrote."""
+        self._newest.clear()
+        if self.opened is not None and self.opened in self._history.unread():
+            self._history.mark_read(self.opened)
+        # It may have settled somebody's keys.
+        self._may_send.set()
+        self.told(HistoryChanged())
+        self.told(PeopleChanged())
 
     # What is on its way out
 
@@ -407,13 +472,19 @@ class Messenger:
                 asyncio.get_running_loop().call_later(KEYS_PAUSE_S, self._is_stale.set)
             await asyncio.sleep(LOOK_PAUSE_S)
 
-    async def _look(self) -> None:
+    async def _list(self) -> None:
         contacts = _once_each(await self._client.contacts())
         received = _once_each(await self._client.contact_requests(Direction.RECEIVED))
         asked = _once_each(await self._client.contact_requests(Direction.SENT))
         # At once: what is on the screen must be what a key that is pressed finds.
+        is_first = self._contacts is None
         self._contacts, self.received, self.asked = contacts, received, asked
         self.told(PeopleChanged())
+        if is_first and contacts and self._knew_nobody:
+            self.told(StoreIsNew())
+
+    async def _look(self) -> None:
+        await self._list()
         rest_s = self._looked_s + KEYS_PAUSE_S - monotonic()
         if rest_s > 0:
             asyncio.get_running_loop().call_later(rest_s, self._is_stale.set)

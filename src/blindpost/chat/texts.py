@@ -6,7 +6,7 @@ from typing import Final
 from textual.content import Content
 
 from blindpost.chat.lines import Line
-from blindpost.chat.model import Connection, Person, Reach, Trust
+from blindpost.chat.model import Connection, Person, Reach, Standing, Trust
 from blindpost.client import EntryStatus
 from blindpost.printable import printable
 
@@ -14,6 +14,20 @@ TAB: Final = " " * 4
 TICKS: Final = {EntryStatus.WAITING: "…", EntryStatus.SENT: "✓", EntryStatus.DELIVERED: "✓✓", EntryStatus.FAILED: "✗"}
 UNREAD_MAX: Final = 99
 LINES_MAX: Final = 300
+NO_ACCOUNT: Final = "(user_not_found)"
+"""How the client ends what the router says of a message to somebody who is gone."""
+NEW_STORE: Final = (
+    "The file with what is remembered here is new: safety numbers are not compared, "
+    "and earlier messages cannot be read."
+)
+STANDINGS: Final = {
+    Standing.NONE: ("", "Enter asks them to be a contact."),
+    Standing.ASKED_YOU: ("asked you: Enter accepts", "They asked you: Enter accepts."),
+    Standing.YOU_ASKED: ("you asked them", "They have not answered yet."),
+    Standing.CONTACT: ("contact", "They are your contact already."),
+    Standing.REJECTED: ("rejected", "Enter asks them, if it was you who rejected."),
+}
+"""How one stands with somebody who was found, and what Enter does."""
 MARKS: Final = {
     Trust.COMPARED: ("✓", "$text-success"),
     Trust.UNCOMPARED: (" ", ""),
@@ -53,15 +67,21 @@ def _local(moment: datetime) -> datetime:
         return moment
 
 
-def body_of(line: Line) -> Content:
-    """Return what was written, and what is wrong with it."""
+def body_of(line: Line, name: str) -> Content:
+    """Return what was written to or by somebody of this name, and what is wrong with it."""
     shown, left = _cut(line.text)
     parts: list[Content | tuple[str, str]] = [Content(safe(shown))] if shown else []
     if left:
         parts.append((f"\n[{left:,} more lines are not shown]", "$text-muted"))
     if line.problem is not None:
-        parts += [*(["\n"] if parts else []), (f"! {safe(line.problem)}", "bold $text-error")]  # type: ignore[list-item]
+        parts += [*(["\n"] if parts else []), (f"! {_problem_of(line, line.problem, name)}", "bold $text-error")]  # type: ignore[list-item]
     return Content.assemble(*parts)
+
+
+def _problem_of(line: Line, problem: str, name: str) -> str:
+    if line.is_mine and problem.endswith(NO_ACCOUNT):
+        return f"{safe(name)} has no account here any more"
+    return safe(problem)
 
 
 def _cut(text: str) -> tuple[str, int]:
@@ -86,14 +106,14 @@ def entry_of(person: Person) -> Content:
 
 
 def about(person: Person) -> Content:
-    """Return the head of a conversation."""
+    """Return the head of a conversation: the state first, so that no long name hides it."""
     said = {
         Trust.COMPARED: ("✓ safety number compared", "$text-success"),
         Trust.UNCOMPARED: ("safety number not compared", "$text-muted"),
         Trust.CHANGED: ("! KEYS CHANGED", "bold $text-error"),
         Trust.INVALID: ("! KEYS NOT VALID", "bold $text-error"),
     }[person.trust]
-    return Content.assemble((safe(person.name), "bold"), "   ", said)
+    return Content.assemble(said, "   ", (safe(person.name), "bold"))
 
 
 def warning_of(person: Person) -> str:
@@ -104,9 +124,29 @@ def warning_of(person: Person) -> str:
     return f"The keys of {name} changed. Nothing is sent until you have compared the new number: Ctrl+T."
 
 
+def me_of(name: str, origin: str, *, keeps: bool) -> str:
+    """Say who one is, and first, so that no long name hides it, if nothing is kept."""
+    return f"{'' if keeps else 'history off   '}{name} at {origin}"
+
+
+def below(count: int) -> str:
+    """Say how many new messages are below what is in sight."""
+    return f"↓ {count} new" if count else ""
+
+
+def drafts(count: int) -> str:
+    """Say what is lost by leaving."""
+    what = "1 message is" if count == 1 else f"{count} messages are"
+    return f"{what} written and not sent. Ctrl+Q once more leaves."
+
+
+def asked(name: str, *, is_contact: bool) -> str:
+    """Say what came of asking somebody."""
+    return f"{safe(name)} is your contact now" if is_contact else f"{safe(name)} was asked"
+
+
 def state_of(connection: Connection) -> Content:
     """Return how it stands with the router."""
     style = {Reach.CONNECTED: "$text-success", Reach.AWAY: "bold $text-warning"}.get(connection.reach, "$text-muted")
     sign = "●" if connection.reach is Reach.CONNECTED else "○"
-    reason = f": {safe(connection.reason)}" if connection.reason else ""
-    return Content.styled(f"{sign} {connection.reach}{reason}", style)
+    return Content.styled(f"{sign} {connection.reach}", style)

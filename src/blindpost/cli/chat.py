@@ -31,15 +31,15 @@ def chat(
         path, me = load_me(identity)
         store = store_of(path, me)
         kept = store.history if history else History.in_memory(me)
-        run_as(path, me, partial(_chat, store, kept), store, kept)
+        run_as(path, me, partial(_chat, store, kept, keeps=history), store, kept)
 
 
-async def _chat(store: Store, history: History, client: Client) -> None:
+async def _chat(store: Store, history: History, client: Client, *, keeps: bool) -> None:
     # Read here, as the framework takes a while and no other command needs it.
     from blindpost.chat.app import ChatApp  # noqa: PLC0415 - see above
     from blindpost.chat.model import Messenger  # noqa: PLC0415 - see above
 
-    app = ChatApp(Messenger(client, store.contacts, history))
+    app = ChatApp(Messenger(client, store.contacts, history, keeps=keeps))
     await app.run_async()
     if app.failure is not None:
         raise app.failure

@@ -79,6 +79,10 @@ class History:
         """Make one that is gone with the process."""
         return cls(Records(None, identity))
 
+    def version(self) -> tuple[int, int]:
+        """Return what differs once another process changed the file. It costs little to ask."""
+        return self._records.version()
+
     def add(self, entry: Entry) -> bool:
         """Put a message at the end; False, and no change, if it is there already."""
         place = _place(entry.contact_id, entry.client_message_id, is_mine=entry.is_mine)
