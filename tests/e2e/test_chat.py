@@ -54,6 +54,9 @@ class Terminal:
     def shows_no(self, text: str) -> None:
         until(lambda: text not in self.screen(), lambda: f"{text!r} is still shown:\n{self.screen()}")
 
+    def title(self) -> str:
+        return self._run("display-message", "-p", "-t", self._name, "#{pane_title}").strip()
+
     def presses(self, *keys: str) -> None:
         self._run("send-keys", "-t", self._name, *keys)
 
@@ -120,6 +123,7 @@ def test_two_people_chat_across_a_restart_of_the_server(
     for name in ("alice", "bob"):
         good(blindpost("register", name, "--server", server.origin, "-i", str(tmp_path / f"{name}.identity")))
     alice, bob = (_chat(tmux, name, tmp_path) for name in ("alice", "bob"))
+    own_title = alice.title()
     for each in (alice, bob):
         each.shows("● connected")
     bob.presses("C-f")
@@ -140,6 +144,7 @@ def test_two_people_chat_across_a_restart_of_the_server(
     bob.types("[bold]Or[/] :x: nine, 晩ご飯?")
     bob.presses("Enter")
     alice.shows("1 bob")
+    until(lambda: alice.title() == "blindpost (1)", alice.title)
     alice.presses("C-n")
     alice.shows("[bold]Or[/] :x: nine, 晩ご飯?")
     bob.shows("✓✓")
@@ -159,6 +164,7 @@ def test_two_people_chat_across_a_restart_of_the_server(
     for each in (alice, bob):
         each.shows("ended with 0")
         assert "Dinner" not in each.screen()
+    assert alice.title() == own_title
     heading, *sessions = good(blindpost("account", "sessions", "-i", str(tmp_path / "alice.identity"))).splitlines()
     assert len(sessions) == 1, (heading, sessions)
 

@@ -647,8 +647,20 @@ async def test_somebody_who_has_no_account_any_more_is_named(router: Running) ->
     async with friends(router.origin) as (alice, bob), shown(alice, (120, 40)) as screen:
         await screen.opens(bob)
         await bob.client.delete_account()
+        # Until the client asks again, the router says only that he is no contact.
+        alice.client._directory.expire()
         await screen.writes("are you there?")
         await screen.shows(f"! {bob.name} has no account here any more")
+
+
+async def test_what_the_router_refuses_is_told_in_words(router: Running) -> None:
+    async with friends(router.origin) as (alice, bob), shown(alice, (120, 40)) as screen:
+        failed: dict[str, Any] = {"is_mine": True, "status": EntryStatus.FAILED}
+        alice.store.history.add(entry(bob.id, "one", problem="They must accept you. (not_a_contact)", **failed))
+        alice.store.history.add(entry(bob.id, "two", problem="Something else. (else)", **failed))
+        await screen.opens(bob)
+        await screen.shows(f"! {bob.name} is no contact of yours here")
+        await screen.shows("! Something else. (else)")
 
 
 # What is told
@@ -767,6 +779,18 @@ async def test_a_bell_rings_for_what_is_not_seen_to_arrive(router: Running, monk
         arrives(alice, entry(bob.id, "four"), uuid4())
         await screen.shows("four")
         assert len(bells) == 2
+
+
+async def test_the_title_of_the_terminal_has_the_number_of_unread_messages(
+    router: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with friends(router.origin) as (alice, bob), shown(alice) as screen:
+        written: list[str] = []
+        monkeypatch.setattr(screen.app._driver, "write", written.append)
+        await bob.client.send(alice.id, "one")
+        await screen.sees(lambda: "\x1b]2;blindpost (1)\x07" in written)
+        await screen.opens(bob)
+        await screen.sees(lambda: "\x1b]2;blindpost\x07" in written)
 
 
 async def test_a_number_that_was_compared_is_not_asked_for_again(router: Running) -> None:

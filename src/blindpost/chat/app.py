@@ -38,6 +38,8 @@ from blindpost.client import ClientError, KeyChanged, UntrustedAnswer
 
 NOBODY: Final = "Choose somebody in the list, or find them with Ctrl+F."
 PERSON, REQUEST, ASKED = "person", "request", "asked"
+TITLE, KEEP_TITLE, RESTORE_TITLE = "\x1b]2;{}\x07", "\x1b[22;2t", "\x1b[23;2t"
+"""To the terminal: the window's title, and its own for before and after."""
 BELL_PAUSE_S: Final = 2.0
 """Many messages may come at once, and are one piece of news."""
 LONG_S: Final = 30.0
@@ -183,6 +185,7 @@ class Main(Screen[None]):
         ids = [each.id for each in options]
         if ids:
             people.highlighted = ids.index(wanted) if wanted in ids else 0
+        self.app.title = texts.title(sum(each.unread for each in self._messenger.people))
 
     def _options(self) -> list[Option]:
         asking = [_option(REQUEST, each.user_id, f"?    {each.username}", "bold") for each in self._messenger.received]
@@ -354,6 +357,7 @@ class ChatApp(App[None]):
 
     def on_mount(self) -> None:
         """Begin to send and receive once there is something to show it on."""
+        self._write(KEEP_TITLE)
         self._messenger.told = lambda change: self.call_later(self._main.take, change)
         self._work = asyncio.create_task(self._messenger.run())
         self._work.add_done_callback(self._ended)
@@ -375,9 +379,19 @@ class ChatApp(App[None]):
     async def on_unmount(self) -> None:
         """Send and receive no more."""
         self._messenger.told = lambda _: None
+        self._write(RESTORE_TITLE)
         if self._work is not None:
             self._work.cancel()
             await asyncio.wait([self._work])
+
+    def watch_title(self, title: str) -> None:
+        """Show the title as the terminal's. It has a number in it, and nothing that others wrote."""
+        self._write(TITLE.format(title))
+
+    def _write(self, sequence: str) -> None:
+        # As the framework's bell does: it knows nothing of titles.
+        if self._driver is not None:
+            self._driver.write(sequence)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         # Without colour is without any: the framework's own would be shades of grey.

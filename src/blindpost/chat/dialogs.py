@@ -23,7 +23,7 @@ Tab              between the list and the message
 Ctrl+N, Ctrl+P   the next, the previous conversation
 Ctrl+F           find somebody, and ask them to be a contact
 Ctrl+T           the safety number, or what changed of their keys
-Ctrl+Q, Ctrl+C   leave; if something is written and not sent, press it twice
+Ctrl+Q, Ctrl+C   leave; twice, if something is written and not sent
 
 In the list: Enter opens a conversation, or a request to decide on.
   ✓  safety number compared     !  keys changed: nothing is sent

@@ -14,8 +14,11 @@ TAB: Final = " " * 4
 TICKS: Final = {EntryStatus.WAITING: "…", EntryStatus.SENT: "✓", EntryStatus.DELIVERED: "✓✓", EntryStatus.FAILED: "✗"}
 UNREAD_MAX: Final = 99
 LINES_MAX: Final = 300
-NO_ACCOUNT: Final = "(user_not_found)"
-"""How the client ends what the router says of a message to somebody who is gone."""
+REFUSALS: Final = {
+    "(user_not_found)": "has no account here any more",
+    "(not_a_contact)": "is no contact of yours here",
+}
+"""What is meant, by how the client ends what the router says. Who was erased is first no contact any more."""
 NEW_STORE: Final = (
     "The file with what is remembered here is new: safety numbers are not compared, "
     "and earlier messages cannot be read."
@@ -79,9 +82,8 @@ def body_of(line: Line, name: str) -> Content:
 
 
 def _problem_of(line: Line, problem: str, name: str) -> str:
-    if line.is_mine and problem.endswith(NO_ACCOUNT):
-        return f"{safe(name)} has no account here any more"
-    return safe(problem)
+    said = REFUSALS.get(problem.rpartition(" ")[2]) if line.is_mine else None
+    return safe(problem if said is None else f"{name} {said}")
 
 
 def _cut(text: str) -> tuple[str, int]:
@@ -127,6 +129,11 @@ def warning_of(person: Person) -> str:
 def me_of(name: str, origin: str, *, keeps: bool) -> str:
     """Say who one is, and first, so that no long name hides it, if nothing is kept."""
     return f"{'' if keeps else 'history off   '}{name} at {origin}"
+
+
+def title(unread: int) -> str:
+    """Return the terminal's title."""
+    return f"blindpost ({unread})" if unread else "blindpost"
 
 
 def below(count: int) -> str:
