@@ -7,11 +7,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from blindpost.app import Running
 from blindpost.core.embedded import EmbeddedStores, StoreUrls
 from checks import client_of
 from support import running_in_thread, settings_for
+
+# How long an example takes is the machine's affair, and no rule of ours.
+settings.register_profile("blindpost", deadline=None)
+settings.load_profile("blindpost")
 
 
 @pytest.fixture(scope="session")
