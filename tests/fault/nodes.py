@@ -122,7 +122,8 @@ class Relay:
     """A TCP relay in front of a server; what passes goes through a hook, made anew for each connection."""
 
     def __init__(self, host: str, port: int, make_hook: Callable[[], Hook]) -> None:
-        self._target = (host, port)
+        self.target = (host, port)
+        """Where new connections go; a test may change it."""
         self._make_hook = make_hook
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -132,7 +133,7 @@ class Relay:
         assert task is not None
         self._tasks.add(task)
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            inner_reader, inner_writer = await asyncio.open_connection(*self._target)
+            inner_reader, inner_writer = await asyncio.open_connection(*self.target)
             hook = self._make_hook()
             ways = (
                 asyncio.ensure_future(_pass(reader, inner_writer, hook, from_client=True)),

@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, NullPool, make_url, text
+from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -28,6 +28,7 @@ from blindpost.errors import ConfigurationError, OutcomeUnknown, StartError, Una
 MIN_SERVER_VERSION: Final = 180_000
 DURABILITY: Final = ("fsync", "synchronous_commit", "full_page_writes")
 CONNECT_TIMEOUT_S: Final = 5
+"""For all hosts that the URL names together: each gets its part of it."""
 POOL_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_S: Final = 7
 """Every statement of ours is short. With what closing a silent connection takes, a frozen server is a 503 in 10 s."""
@@ -37,6 +38,7 @@ MIGRATION_LOCK: Final = 0x626C696E64
 REASONS: Final[Mapping[type[BaseException], str]] = {
     asyncpg.InvalidAuthorizationSpecificationError: "it refuses this user or password",
     asyncpg.InvalidCatalogNameError: "it has no such database",
+    asyncpg.TargetServerAttributeNotMatched: "it is a standby, or takes no writes for another reason",
     TimeoutError: "no answer in time",
 }
 NAME_MISMATCHES: Final = frozenset({62, 64})
@@ -67,6 +69,7 @@ class Database:
     def __init__(self, url: str, *, pool_size: int, variable: str = "BLINDPOST_DATABASE_URL") -> None:
         self._variable = variable
         self._url = _driver_url(url, variable)
+        self._hosts = _hosts_of(self._url)
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
             # The driver reads the URL, so that its options (sslmode and others) mean the same everywhere.
@@ -119,7 +122,27 @@ class Database:
 
     async def connect_raw(self) -> "asyncpg.Connection[Any]":
         """A connection of asyncpg's, in autocommit; raises the driver's errors."""
-        return await asyncpg.connect(self._url, timeout=CONNECT_TIMEOUT_S, command_timeout=STATEMENT_TIMEOUT_S)
+        return await self._connect(command_timeout=STATEMENT_TIMEOUT_S)
+
+    async def _connect(self, **more: Any) -> "asyncpg.Connection[Any]":
+        """Ask one host after the other, first the one that answered last; raises what the last of them did.
+
+        The driver can do this as well, but in one time for all: a first host that is silent would use it up. Of several
+        hosts one takes writes, and a router has no use for the others.
+        """
+        if len(self._hosts) > 1 and "target_session_attrs" not in parse_qs(urlsplit(self._url).query):
+            more["target_session_attrs"] = "read-write"
+        hosts = tuple(self._hosts)
+        for url in hosts:
+            try:
+                connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S / len(hosts), **more)
+            except LOSSES:
+                if url is hosts[-1]:
+                    raise
+            else:
+                self._hosts = [url, *(each for each in hosts if each is not url)]
+                return connection
+        raise AssertionError("a URL names a host at least")
 
     async def ping(self) -> None:
         """Raise Unavailable unless the server answers."""
@@ -153,8 +176,11 @@ class Database:
     @property
     def address(self) -> str:
         """Host and port, without user, password or database: fit for a message."""
-        url = make_url(self._url)
-        return f"{url.host or url.query.get('host', 'its socket')}:{url.port or 5432}"
+        parts = urlsplit(self._url)
+        if len(self._hosts) > 1:
+            return parts.netloc.rpartition("@")[2]
+        host = parts.hostname or parse_qs(parts.query).get("host", ["its socket"])[-1]
+        return f"{host}:{parts.port or 5432}"
 
     async def migrate(
         self, revision: str = "head", then: Callable[[Connection], None] = lambda _: None
@@ -187,7 +213,7 @@ class Database:
 
     async def connect_patiently(self) -> "asyncpg.Connection[Any]":
         """Connect without a limit per statement: a change of a large table takes long, and so does waiting for it."""
-        return await asyncpg.connect(self._url, timeout=CONNECT_TIMEOUT_S)
+        return await self._connect()
 
     async def revisions(self) -> tuple[str | None, str | None]:
         """Return the schema's present revision and the newest one that this program knows."""
@@ -293,10 +319,20 @@ def _driver_url(url: str, variable: str) -> str:
             f"{variable} is not a PostgreSQL URL", "write it as postgresql://user:password@host:5432/name"
         )
     try:
-        _ = urlsplit(f"postgresql://{rest}").port
+        for each in _hosts_of(f"postgresql://{rest}"):
+            _ = urlsplit(each).port
     except ValueError:
         raise ConfigurationError(f"{variable} has a port that is no number", "") from None
     return f"postgresql://{rest}"
+
+
+def _hosts_of(url: str) -> list[str]:
+    """Write a URL that names several hosts (host1:port1,host2:port2) as one for each."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts:
+        return [url]
+    return [parts._replace(netloc=f"{user}{at}{each}").geturl() for each in hosts.split(",")]
 
 
 def _script() -> ScriptDirectory:
