@@ -1,4 +1,5 @@
-"""Ends with 0 if the router beside it is ready to serve. For the image, which has no other client of HTTP."""  # noqa: INP001
+"""Ends with 0 if the router beside it is ready to serve. For the image, which has no other client of HTTP."""
+# ruff: noqa: INP001 - a program of one file
 
 import os
 import ssl

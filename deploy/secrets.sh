@@ -21,10 +21,9 @@ migration_database_url = \"postgresql://blindpost_owner:$(cat postgres-owner)@/b
 
 # Redis keeps digests of passwords.
 digest=$(printf %s "$redis" | sha256sum | cut -d ' ' -f 1)
-cat > redis-users.acl <<END
-user default off
-user blindpost on #$digest resetkeys ~challenge:* ~session:* ~proof:* ~ticket:* ~blindpost:* ~LIMITS:* resetchannels -@all +ping +info +time +select +get +set +getdel +exists +pttl +incrby +rename +eval +evalsha +script|load
-END
+keys="resetkeys ~challenge:* ~session:* ~proof:* ~ticket:* ~blindpost:* ~LIMITS:* resetchannels"
+commands="-@all +ping +info +time +select +get +set +getdel +exists +pttl +incrby +rename +eval +evalsha +script|load"
+printf '%s\n' "user default off" "user blindpost on #$digest $keys $commands" > redis-users.acl
 
 # The accounts inside of the images; secrets are mounted as they are here.
 if [ "$(id -u)" = 0 ]; then

@@ -215,7 +215,7 @@ async def _rights(database: Database, *, is_owner: bool) -> Finding:
         return fine("rights", "what the router needs on each table, and no more")
     if is_owner or "MAINTAIN on users" in more:
         says = "the router's role owns the tables: whoever takes it over can drop them, and rewrite the audit"
-        return note("rights", says, f"give the tables to another role (README, to run it for real), then {MIGRATE}")
+        return note("rights", says, f"give the tables to another role (docs/settings.md, two roles), then {MIGRATE}")
     return wrong("rights", f"the router's role may {', '.join(more)}, which it does not need", MIGRATE)
 
 
