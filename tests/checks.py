@@ -14,7 +14,7 @@ from blindpost.app import Running
 from blindpost.core.hub import Hub
 from support import Person
 
-PROBLEM_FIELDS = {"type", "title", "status", "detail", "code"}
+PROBLEM_FIELDS = {"type", "title", "status", "detail", "code", "request_id"}
 PATIENCE_S = 30
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -34,9 +34,15 @@ def refusal(answer: httpx.Response, status: int, code: str | None = None) -> dic
     assert body["type"] == f"urn:blindpost:problem:{body['code']}"
     assert body["title"]
     assert body["detail"]
+    assert body["request_id"] == answer.headers["X-Request-Id"]
     if code is not None:
         assert body["code"] == code, answer.text
     return body
+
+
+def said_by(answer: httpx.Response) -> bytes:
+    """Return what an answer says, without the random name of its request."""
+    return answer.content.replace(answer.headers["X-Request-Id"].encode(), b"")
 
 
 def success(answer: httpx.Response, status: int = 200) -> Any:

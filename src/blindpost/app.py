@@ -28,6 +28,7 @@ from blindpost.core.cache import Cache
 from blindpost.core.database import Database
 from blindpost.core.hub import Hub
 from blindpost.core.limiter import Limiter
+from blindpost.core.observer import Observer
 from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.core.quota import MailboxQuota
 from blindpost.core.reader import MessageReader
@@ -53,7 +54,7 @@ from blindpost.services.housekeeping import keep_house, kinds
 from blindpost.services.messages import MessageService
 from blindpost.services.models.common import Problem
 from blindpost.services.prekeys import PrekeyService
-from blindpost.telemetry import log_fault, registry
+from blindpost.telemetry import POOL_IN_USE, POOL_SIZE, log_fault, registry
 from blindpost.tls import HSTS, Certificate, certificate_of, check_transport
 
 LISTEN_BACKLOG: Final = 4_096
@@ -77,6 +78,8 @@ class Components(Provider):
         if settings.database_url is None:
             raise ConfigurationError("no database is given", "set BLINDPOST_DATABASE_URL")
         async with Database(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size) as each:
+            POOL_SIZE.set(settings.database_pool_size)
+            POOL_IN_USE.set_function(lambda: each.in_use)
             yield each
 
     @provide
@@ -226,6 +229,7 @@ async def open_components(
                 reader.run(),
                 tokens.run(),
                 cache.run(),
+                Observer(database, cache).run(),
                 keep_house(database, kinds(settings.message_lifetime_s, settings.retry_window_s)),
             )
         ]

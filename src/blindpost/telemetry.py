@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from structlog.typing import EventDict, Processor
 
@@ -32,6 +32,9 @@ registry = CollectorRegistry()
 REQUESTS: Final = Counter(
     "blindpost_requests_total", "Answers by route and status", ["method", "route", "status"], registry=registry
 )
+PROBLEMS: Final = Counter(
+    "blindpost_problems_total", "Errors that clients were answered, by code", ["code"], registry=registry
+)
 DURATION: Final = Histogram(
     "blindpost_request_seconds",
     "Time to answer, without waiting polls",
@@ -47,6 +50,17 @@ BATCH_SIZE: Final = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
     registry=registry,
 )
+FLUSH: Final = Histogram(
+    "blindpost_flush_seconds",
+    "Time of a transaction of the writer",
+    ["kind"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=registry,
+)
+WRITE_QUEUE: Final = Gauge("blindpost_write_queue", "Items that wait to be written", ["kind"], registry=registry)
+POOL_IN_USE: Final = Gauge("blindpost_pool_in_use", "Connections to PostgreSQL that are in use", registry=registry)
+POOL_SIZE: Final = Gauge("blindpost_pool_size", "Connections to PostgreSQL that there can be", registry=registry)
+LIMITS_HIT: Final = Counter("blindpost_limits_hit_total", "Rate limits that refused", ["limit"], registry=registry)
 WAITING: Final = Gauge("blindpost_waiting", "Polls that wait now", registry=registry)
 STREAMS: Final = Gauge("blindpost_streams", "Streams that are open now", ["transport"], registry=registry)
 STREAM_CLOSES: Final = Counter(
@@ -66,6 +80,24 @@ class _Frames(Collector):
 
 
 registry.register(_Frames())
+OBSERVED: Final[dict[str, float]] = {}
+"""What `core/observer.py` found, by the names of these metrics: empty in all processes but one."""
+_OBSERVED: Final = {
+    "blindpost_queued_messages": "Messages that wait to be acknowledged",
+    "blindpost_oldest_message_seconds": "Age of the oldest of them",
+    "blindpost_notify_queue_ratio": "How full the queue of PostgreSQL's notifications is, from 0 to 1",
+}
+
+
+class _Observed(Collector):
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Write OBSERVED as metrics, without a sample where nothing was observed."""
+        found = dict(OBSERVED)
+        for name, documentation in _OBSERVED.items():
+            yield GaugeMetricFamily(name, documentation, value=found.get(name))
+
+
+registry.register(_Observed())
 CONNECTIONS_REFUSED: Final = Counter(
     "blindpost_connections_refused_total",
     "Connections beyond what the open files allow, or one address",

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from blindpost.protocol import transcripts
-from checks import another_session, ids_waiting, refusal, session_of, success
+from checks import another_session, ids_waiting, refusal, said_by, session_of, success
 from prekeys import upload_of
 from support import Person, b64, contacts, new_key, person, public, sign
 
@@ -335,7 +335,7 @@ async def test_without_a_session_that_lives_every_other_endpoint_is_closed(
         for answer in answers:
             refusal(answer, 401, "not_authenticated")
             assert answer.headers["WWW-Authenticate"] == 'DPoP algs="ES256 ES384"'
-        assert len({answer.content for answer in answers}) == 1
+        assert len({said_by(answer) for answer in answers}) == 1
     await demand_untouched(scene)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from blindpost.app import Running
 from blindpost.core.embedded import StoreUrls
+from blindpost.core.writer import MessageWriter
 from blindpost.protocol.limits import BODY_MAX_BYTES
 from checks import client_of, refusal, success
 from support import Person, b64, contacts, person, running_in_thread, settings_for, unique_name
@@ -350,11 +351,36 @@ async def test_a_fault_of_the_server_tells_and_logs_nothing_of_its_text(scratch:
             await connection.close()
             with capture_logs() as logs:
                 answer = await alice.get("/contacts/search-users", username=alice.name)
-            refusal(answer, 500, "internal_error")
+            quoted = refusal(answer, 500, "internal_error")["request_id"]
             success(await alice.get("/auth/me"))
     fault = next(entry for entry in logs if entry["event"] == "request_failed")
-    assert fault["request_id"] == answer.headers["X-Request-Id"]
+    assert fault["request_id"] == quoted
     assert fault["route"] == "/contacts/search-users"
     for text in (answer.text, str(logs)):
         for leak in ("contact_requests", "SELECT", "does not exist", alice.name, alice.name.lower(), alice.token):
             assert leak not in text
+
+
+async def test_a_fault_in_a_batch_is_logged_with_the_id_that_its_answer_has(
+    router: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is many people's, and its own line names none of their requests."""
+    alice, bob = await contacts(http)
+    writer = await router.container.get(MessageWriter)
+    monkeypatch.setattr(writer.sends, "_flush", failing)
+    with capture_logs() as logs:
+        quoted = refusal(await alice.send(bob), 500, "internal_error")["request_id"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["flush_failed", "request_refused"]
+    assert logs[-1]["request_id"] == quoted
+    assert logs[-1]["code"] == "internal_error"
+
+
+async def failing(_batch: object) -> NoReturn:
+    raise RuntimeError
+
+
+async def test_a_refusal_is_found_by_its_id_where_the_log_is_at_its_least_level(http: httpx.AsyncClient) -> None:
+    with capture_logs() as logs:
+        quoted = refusal(await http.get("/auth/me"), 401, "not_authenticated")["request_id"]
+    (line,) = (entry for entry in logs if entry.get("request_id") == quoted)
+    assert (line["log_level"], line["status"], line["code"]) == ("debug", 401, "not_authenticated")

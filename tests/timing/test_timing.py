@@ -39,6 +39,7 @@ Step = Callable[[bytes], bytes]
 # What differs from answer to answer, whoever is asked about.
 VARIES: Final = (
     (re.compile(rb"^(date|x-request-id): [^\r]*", re.IGNORECASE | re.MULTILINE), rb"\1:"),
+    (re.compile(rb'"request_id":"[0-9a-f]{32}"'), b'"request_id":"name"'),
     (re.compile(rb"\|[a-z0-9_]{25}\|[\w-]{43}\|[0-9]{10}\""), b'|name|nonce|expiry"'),
     (re.compile(rb'"expires":"[0-9T:.-]{26}Z"'), b'"expires":"time"'),
 )

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 from blindpost.app import running, spare_the_collector
 from blindpost.config import PREFIX, Settings, load_settings
 from blindpost.errors import StartError
+from blindpost.telemetry import configure_logging
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,9 @@ async def until_stdin_closes(*words: str) -> None:
 
 
 async def _serve() -> None:
-    async with running(load_settings()) as here:
+    settings = load_settings()
+    configure_logging(json=True, level=settings.log_level)  # to standard error: nobody reads the rest of the output
+    async with running(settings) as here:
         spare_the_collector()
         await until_stdin_closes(here.origin, here.metrics)
 

@@ -37,6 +37,8 @@ ENDED: Final = b"0"
 DIGEST_BYTES: Final = 16
 SINCE: Final = b"proof:since"
 """The Unix second before which it is not known which proofs were seen."""
+LEADER: Final = b"blindpost:observer"
+"""Which process looks at what waits, for the metrics of all."""
 RUN: Final = b"proof:run"
 """Which run of Redis wrote it: one that was restored from a snapshot knows what was, and not what was last."""
 
@@ -71,6 +73,14 @@ if before and before ~= ARGV[1] then
     redis.call('SET', KEYS[1], redis.call('TIME')[1] + 1 + {dpop.AHEAD_MAX_S})
 end
 redis.call('SET', KEYS[2], ARGV[1])
+"""
+_LEAD: Final = """
+local leader = redis.call('GET', KEYS[1])
+if leader and leader ~= ARGV[1] then
+    return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 1
 """
 _BEGIN: Final = "redis.call('SET', KEYS[1], redis.call('TIME')[1], 'NX')"
 
@@ -223,6 +233,11 @@ class Cache:
                 for session_id in session_ids:
                     pipe.set(self._session(session_id), ENDED, ex=2 * SESSION_MEMORY_S)
                 await pipe.execute()
+
+    async def lead(self, name: bytes, lifetime_s: int) -> bool:
+        """Be the one process that does something, for a while or for a while longer; false if another is it."""
+        with _failing_closed():
+            return bool(await self._redis.eval(_LEAD, 1, LEADER, name, lifetime_s))
 
     async def hit(self, limit: RateLimitItem, *whom: str, cost: int = 1) -> int | None:
         """Count against a limit; returns None, or after how many seconds there may be room again."""

@@ -43,6 +43,10 @@ class GroupCommit(Generic[Item, Result]):
         self._last = 0
         """How many went with the last flush."""
 
+    def __len__(self) -> int:
+        """Count what waits."""
+        return len(self._waiting)
+
     async def submit(self, item: Item) -> Result:
         """Return the item's own result, when it is durable; raises Overloaded, ShuttingDown or what flush gave.
 

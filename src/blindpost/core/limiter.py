@@ -16,6 +16,7 @@ from blindpost.core.audit import Audit, Event
 from blindpost.core.cache import Cache
 from blindpost.core.pseudonyms import Pseudonyms
 from blindpost.errors import TooManyRequests
+from blindpost.telemetry import LIMITS_HIT
 
 
 class Limit(NamedTuple):
@@ -142,6 +143,7 @@ class Limiter:
 
     def _refuse(self, limit: Limit, whom: tuple[str, ...], wait_s: int) -> NoReturn:
         who = {"address" if limit.by_address else "subject": whom[0]}
+        LIMITS_HIT.labels(limit.purpose).inc()
         self._audit.note(Event.LIMIT_HIT, **who)
         raise TooManyRequests(retry_after=wait_s)
 

@@ -18,7 +18,7 @@ from blindpost.core.group_commit import GroupCommit
 from blindpost.core.hub import CHANNEL, NOTIFY_IDS_MAX, Hub, Kind, MessageRow
 from blindpost.core.own_connection import OwnConnection
 from blindpost.errors import InternalFault, NotAContact, OutcomeUnknown, Problem, Unavailable
-from blindpost.telemetry import BATCH_SIZE, log_fault
+from blindpost.telemetry import BATCH_SIZE, FLUSH, WRITE_QUEUE, log_fault
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -134,6 +134,8 @@ class MessageWriter:
         self._acks = OwnConnection(database, loss=OutcomeUnknown)
         self.sends: GroupCommit[NewMessage, Stored] = GroupCommit(self._flush_sends)
         self.acks: GroupCommit[Ack, list[UUID]] = GroupCommit(self._flush_acks, gather_s=GATHER_S)
+        for kind, queue in (("send", self.sends), ("ack", self.acks)):
+            WRITE_QUEUE.labels(kind).set_function(queue.__len__)
 
     async def send(self, message: NewMessage) -> Stored:
         """Store one message; raises NotAContact, Overloaded, Unavailable, OutcomeUnknown."""
@@ -167,7 +169,8 @@ class MessageWriter:
     async def _flush_sends(self, batch: Sequence[NewMessage]) -> Sequence[Stored | Problem]:
         BATCH_SIZE.labels("send").observe(len(batch))
         try:
-            rows = await _each_alone_if_refused(self._insert, batch)
+            with FLUSH.labels("send").time():
+                rows = await _each_alone_if_refused(self._insert, batch)
         except BaseException:
             # It may have been stored all the same, and our own notification of it is passed over.
             self._hub.wake(Kind.MESSAGES, {message.recipient_id for message in batch})
@@ -206,7 +209,8 @@ class MessageWriter:
 
     async def _flush_acks(self, batch: Sequence[Ack]) -> Sequence[list[UUID] | Problem]:
         BATCH_SIZE.labels("ack").observe(len(batch))
-        return await _each_alone_if_refused(self._erase, batch)
+        with FLUSH.labels("ack").time():
+            return await _each_alone_if_refused(self._erase, batch)
 
     async def _erase(self, batch: Sequence[Ack]) -> Sequence[list[UUID]]:
         ids = [message_id for ack in batch for message_id in ack.message_ids]

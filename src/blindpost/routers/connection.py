@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from blindpost.errors import InvalidRequest, Problem, ShuttingDown, TooLarge
 from blindpost.routers.addresses import Place, Places
-from blindpost.routers.problems import MEDIA_TYPE, content_of
+from blindpost.routers.problems import MEDIA_TYPE, next_request_id, told
 from blindpost.telemetry import CONNECTIONS_REFUSED
 
 HEAD_MAX_BYTES: Final = 32_768
@@ -225,9 +225,10 @@ class Connection(HttpToolsProtocol):
         self._refuse(InvalidRequest("This is not an HTTP request that can be read."))
 
     def _refuse(self, problem: Problem) -> None:
-        body = json.dumps(content_of(problem)).encode()
+        request_id = next_request_id()
+        body = json.dumps(told(problem, request_id)).encode()
         head = (
-            f"HTTP/1.1 {problem.status} {problem.title}\r\nContent-Type: {MEDIA_TYPE}\r\n"
+            f"HTTP/1.1 {problem.status} {problem.title}\r\nContent-Type: {MEDIA_TYPE}\r\nX-Request-Id: {request_id}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n"
         ).encode("ascii")
         head += b"".join(b"%s: %s\r\n" % header for header in self.config.encoded_headers)

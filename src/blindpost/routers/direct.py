@@ -21,8 +21,8 @@ from blindpost.errors import InternalFault, InvalidJson, InvalidRequest, Problem
 from blindpost.protocol.limits import BODY_MAX_BYTES, PAGE_DEFAULT, PAGE_MAX, POLL_DEFAULT_S, POLL_MAX_S
 from blindpost.routers import answers, usual
 from blindpost.routers.connection import EXCHANGE, Exchange
-from blindpost.routers.middleware import GONE, SECURITY_HEADERS, announced, count, next_request_id
-from blindpost.routers.problems import ProblemResponse, invalid
+from blindpost.routers.middleware import GONE, SECURITY_HEADERS, announced, count
+from blindpost.routers.problems import ProblemResponse, invalid, next_request_id
 from blindpost.routers.security import counted, shown
 from blindpost.routers.strict import loads
 from blindpost.services.auth import AuthService
@@ -187,7 +187,7 @@ async def _refuse(scope: Scope, exchange: Exchange, error: Exception, request_id
     if not isinstance(error, Problem):
         log_fault("request_failed", error, request_id=request_id, route=scope["path"], method=scope["method"])
         error = InternalFault()
-    response = ProblemResponse(error)
+    response = ProblemResponse(error, request_id)
     headers = b"".join(b"%b: %b\r\n" % each for each in response.raw_headers if each[0] != b"content-length")
     head = f"HTTP/1.1 {error.status} {error.title}\r\n{_COMMON}x-request-id: {request_id}\r\n".encode("ascii")
     await exchange.answer(head + headers, bytes(response.body))

@@ -4,7 +4,6 @@ Plain ASGI: Starlette's BaseHTTPMiddleware hides disconnects from the polls that
 """
 
 from functools import lru_cache
-from os import urandom
 from time import perf_counter
 from typing import Final
 
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blindpost.errors import InternalFault, TooLarge
 from blindpost.protocol.limits import BODY_MAX_BYTES
-from blindpost.routers.problems import ProblemResponse
+from blindpost.routers.problems import REQUEST_ID, ProblemResponse, next_request_id
 from blindpost.telemetry import DURATION, REQUESTS, log_fault
 
 GONE: Final = 499
@@ -33,11 +32,6 @@ SECURITY_HEADERS: Final = {
 }
 
 
-def next_request_id() -> str:
-    """Name a request, for the client and the log. At random: a number would tell how many others there are."""
-    return urandom(16).hex()
-
-
 class Gate:
     """The outermost layer."""
 
@@ -49,7 +43,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started = perf_counter()
-        request_id = next_request_id()
+        request_id = scope[REQUEST_ID] = next_request_id()
         status = 500
         has_started = False
 
@@ -66,7 +60,8 @@ class Gate:
 
         try:
             if announced(scope) > BODY_MAX_BYTES:
-                await ProblemResponse(TooLarge(), {"Connection": "close"})(scope, receive, send_with_headers)
+                response = ProblemResponse(TooLarge(), request_id, {"Connection": "close"})
+                await response(scope, receive, send_with_headers)
             else:
                 await self._app(scope, _bounded(receive), send_with_headers)
         except ClientDisconnect:
@@ -74,7 +69,7 @@ class Gate:
         except Exception as error:  # noqa: BLE001 - the last catch: nothing of a fault may reach the client
             log_fault("request_failed", error, request_id=request_id, route=_route(scope), method=_method(scope))
             if not has_started:
-                await ProblemResponse(InternalFault())(scope, receive, send_with_headers)
+                await ProblemResponse(InternalFault(), request_id)(scope, receive, send_with_headers)
         finally:
             count(_method(scope), _route(scope), status, started)
 

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from os import urandom
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -26,9 +27,11 @@ from blindpost.errors import (
     UpgradeRequired,
 )
 from blindpost.protocol import dpop
-from blindpost.telemetry import log_fault
+from blindpost.telemetry import PROBLEMS, log, log_fault
 
 MEDIA_TYPE: Final = "application/problem+json"
+REQUEST_ID: Final = "blindpost.request_id"
+"""In a request's ASGI scope: its name."""
 SHOWN_MAX: Final = 5
 _BY_STATUS: Final[dict[int, type[Problem]]] = {
     400: InvalidRequest,
@@ -41,14 +44,27 @@ _FIELD: Final = re.compile(r"[a-z_]{1,32}|[0-9]{1,3}")
 ALWAYS: Final[tuple[type[Problem], ...]] = (InvalidRequest, InternalFault, Unavailable)
 
 
-def content_of(problem: Problem) -> dict[str, object]:
-    """Write a problem's members (RFC 9457, and our `code`)."""
+def next_request_id() -> str:
+    """Name a request, for the client and the log. At random: a number would tell how many others there are."""
+    return urandom(16).hex()
+
+
+def told(problem: Problem, request_id: str) -> dict[str, object]:
+    """Count and log a problem, and write its members (RFC 9457, our `code`, and the request's name).
+
+    Who quotes the name of a request can be told what became of it: of a fault always, of a refusal where the log has
+    its least level, because anybody could fill it with refusals.
+    """
+    PROBLEMS.labels(problem.code).inc()
+    say = log.error if isinstance(problem, InternalFault) else log.debug
+    say("request_refused", request_id=request_id, status=problem.status, code=problem.code)
     return {
         "type": f"urn:blindpost:problem:{problem.code}",
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,
+        "request_id": request_id,
     }
 
 
@@ -57,7 +73,7 @@ class ProblemResponse(JSONResponse):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, problem: Problem, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, problem: Problem, request_id: str, headers: dict[str, str] | None = None) -> None:
         headers = dict(headers or {})
         if problem.retry_after is not None:
             headers["Retry-After"] = str(problem.retry_after)
@@ -65,7 +81,7 @@ class ProblemResponse(JSONResponse):
             headers["WWW-Authenticate"] = _challenge(problem)
         if isinstance(problem, UpgradeRequired):
             headers |= {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-        super().__init__(content_of(problem), problem.status, headers)
+        super().__init__(told(problem, request_id), problem.status, headers)
 
 
 def _challenge(problem: NotAuthenticated) -> str:
@@ -97,8 +113,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _fault)
 
 
-async def _problem(_request: Request, error: Exception) -> Response:
-    return ProblemResponse(error if isinstance(error, Problem) else InternalFault())
+async def _problem(request: Request, error: Exception) -> Response:
+    return ProblemResponse(error if isinstance(error, Problem) else InternalFault(), request.scope[REQUEST_ID])
 
 
 class _Unanswered(Response):
@@ -113,8 +129,9 @@ async def _fault(_request: Request, _error: Exception) -> Response:
     return _Unanswered()
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
-    return ProblemResponse(invalid(error.errors() if isinstance(error, RequestValidationError) else []))
+async def _invalid(request: Request, error: Exception) -> Response:
+    problem = invalid(error.errors() if isinstance(error, RequestValidationError) else [])
+    return ProblemResponse(problem, request.scope[REQUEST_ID])
 
 
 def invalid(errors: Sequence[Any]) -> Problem:
@@ -141,9 +158,9 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException) or error.status_code not in _BY_STATUS:
-        log_fault("unexpected_http_error", error)
-        return ProblemResponse(InternalFault())
-    answer = of_status(error)
+        log_fault("unexpected_http_error", error, request_id=request.scope[REQUEST_ID])
+        return ProblemResponse(InternalFault(), request.scope[REQUEST_ID])
+    answer = of_status(error, request.scope[REQUEST_ID])
     if error.status_code == MethodNotAllowed.status:
         # The framework names the methods of one route alone, and a path can have several.
         operations = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None))
@@ -152,6 +169,6 @@ async def _http(request: Request, error: Exception) -> Response:
     return answer
 
 
-def of_status(error: HTTPException) -> Response:
+def of_status(error: HTTPException, request_id: str) -> Response:
     """Answer an error of the framework's as the problem of its status."""
-    return ProblemResponse(_BY_STATUS[error.status_code](), dict(error.headers or {}))
+    return ProblemResponse(_BY_STATUS[error.status_code](), request_id, dict(error.headers or {}))

@@ -26,7 +26,7 @@ from blindpost.routers.websocket import NOT_TEXT, VERSION, WebSocket, accept
 from blindpost.services.caller import Caller
 from blindpost.services.messages import MessageService
 from blindpost.services.models.messages import SendRequest
-from blindpost.telemetry import FRAMES, STREAM_CLOSES, STREAMS, log_fault
+from blindpost.telemetry import FRAMES, PROBLEMS, STREAM_CLOSES, STREAMS, log_fault
 
 IN_FLIGHT_MAX: Final = 64
 """Frames of one client that wait for their answer; then nothing is read until half of them have it."""
@@ -304,4 +304,5 @@ class Socket(WebSocket):
 
     def _refuse(self, problem: Problem, client_message_id: UUID | None = None) -> None:
         FRAMES["error"] += 1
+        PROBLEMS.labels(problem.code).inc()
         self.send_text(frames.error(problem, client_message_id))

@@ -12,7 +12,7 @@ from blindpost.core.limiter import REQUEST, Limiter
 from blindpost.errors import NotAuthenticated, Problem
 from blindpost.routers.direct import Route
 from blindpost.routers.events import EventStream
-from blindpost.routers.problems import ProblemResponse, of_status
+from blindpost.routers.problems import REQUEST_ID, ProblemResponse, of_status
 from blindpost.routers.security import counted, credentials_of
 from blindpost.routers.socket import upgrade
 from blindpost.routers.strict import StrictRequest
@@ -46,9 +46,9 @@ class Streams:
         try:
             response = await handler(StrictRequest(scope, receive))
         except Problem as problem:
-            response = ProblemResponse(problem)
+            response = ProblemResponse(problem, scope[REQUEST_ID])
         except HTTPException as error:
-            response = of_status(error)
+            response = of_status(error, scope[REQUEST_ID])
         await response(scope, receive, send)
 
     async def _caller(self, request: StrictRequest) -> Caller:
