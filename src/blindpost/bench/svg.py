@@ -1,4 +1,4 @@
-"""Plots as SVG: lines over a logarithmic axis, and bars. Written by hand: these two kinds need no library."""
+"""Plots as SVG: lines over a logarithmic axis, bars, and panels over time. Written by hand: these need no library."""
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -94,6 +94,58 @@ def bars(
     return _document(title, height, drawn + _legend(list(parts), 44))
 
 
+PANEL_WIDTH, PANEL_HEIGHT, PANELS_ACROSS = 360, 232, 3
+PANEL_LEFT, PANEL_TOP, PANEL_BOTTOM = 58, 34, 68
+LEGEND_ROWS: Final = 2
+STROKES: Final = [(colour, dashes) for dashes in ("", ' stroke-dasharray="4 2"') for colour in COLOURS]
+
+
+def panels(title: str, found: Sequence[tuple[str, str, Mapping[str, Sequence[Point]]]]) -> str:
+    """Draw lines over seconds in many small plots, of title, unit and lines each."""
+    drawn = []
+    last = max((x for _, _, series in found for each in series.values() for x, _ in each), default=1.0)
+    for place, (name, unit, series) in enumerate(found):
+        row, column = divmod(place, PANELS_ACROSS)
+        shift = f"translate({column * PANEL_WIDTH} {44 + row * PANEL_HEIGHT})"
+        drawn += [f'<g transform="{shift}">', *_panel(f"{name}, {unit}", series, last), "</g>"]
+    rows = ceil(len(found) / PANELS_ACROSS)
+    return _document(title, 52 + rows * PANEL_HEIGHT, drawn, PANELS_ACROSS * PANEL_WIDTH)
+
+
+def _panel(title: str, series: Mapping[str, Sequence[Point]], last: float) -> list[str]:
+    steps = nice_steps(max((y for each in series.values() for _, y in each), default=0.0))
+    inner, depth = PANEL_WIDTH - PANEL_LEFT - 16, PANEL_HEIGHT - PANEL_TOP - PANEL_BOTTOM
+
+    def y_of(y: float) -> float:
+        return PANEL_TOP + depth * (1 - y / steps[-1])
+
+    drawn = [_text(12, 18, title, "start", 13, "bold")]
+    for step in steps:
+        drawn += [
+            _rule(PANEL_LEFT, y_of(step), PANEL_LEFT + inner, y_of(step)),
+            _text(PANEL_LEFT - 6, y_of(step) + 4, _short(round(step, 9)), "end", 10),
+        ]
+    drawn.append(_text(PANEL_LEFT + inner, PANEL_TOP + depth + 14, f"{last:.0f} s", "end", 10))
+    for each, (colour, dashes) in zip(series.values(), STROKES, strict=False):
+        path = " ".join(f"{PANEL_LEFT + inner * x / last:.1f},{y_of(y):.1f}" for x, y in each)
+        drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dashes}/>')
+    return drawn + _small_legend(list(series), PANEL_TOP + depth + 30)
+
+
+def _small_legend(names: list[str], y: float) -> list[str]:
+    drawn, x, row = [], 12.0, 0
+    for name, colour in zip(names, COLOURS * 2, strict=False):
+        width = 22 + len(name) * 5.6
+        if x + width > PANEL_WIDTH:
+            x, row = 12.0, row + 1
+        if row == LEGEND_ROWS:
+            break
+        drawn.append(f'<rect x="{x:.0f}" y="{y - 8 + 15 * row:.0f}" width="9" height="9" rx="2" fill="{colour}"/>')
+        drawn.append(_text(x + 13, y + 15 * row, name, "start", 10))
+        x += width
+    return drawn
+
+
 def nice_steps(most: float) -> list[float]:
     """Return marks from 0 to at least so much, of 1, 2 or 5 times a power of ten."""
     if most <= 0:
@@ -135,11 +187,11 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 - about three digits
 
 
-def _document(title: str, height: float, parts: list[str]) -> str:
+def _document(title: str, height: float, parts: list[str], width: int = WIDTH) -> str:
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="{width}"'
         f' height="{height:.0f}" font-family="Helvetica, Arial, sans-serif" role="img">'
     )
-    background = f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>'
+    background = f'<rect width="{width}" height="{height:.0f}" fill="#ffffff"/>'
     heading = _text(24, 26, title, "start", 16, "bold")
     return "\n".join((head, f"<title>{escape(title)}</title>", background, heading, *parts, "</svg>", ""))
