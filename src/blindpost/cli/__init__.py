@@ -63,9 +63,10 @@ def program(first: str | None = None) -> typer.Typer:
             doctor,
             keys,
             operator,
+            top,
         )
 
-        for command in (demo.demo, operator.serve, operator.migrate, doctor.doctor, bench.bench):
+        for command in (demo.demo, operator.serve, operator.migrate, doctor.doctor, top.top, bench.bench):
             app.command(rich_help_panel=PANEL_ROUTER)(command)
         app.command("dev-certificate", rich_help_panel=PANEL_ROUTER)(certificate.dev_certificate)
         for name, each in (

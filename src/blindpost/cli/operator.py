@@ -11,6 +11,7 @@ from rich.text import Text
 
 from blindpost.app import Served, first, spare_the_collector
 from blindpost.cli.common import err, errors_as_sentences, fail, out, run, settings_from, stores_for, watched_stores_for
+from blindpost.cli.whereabouts import noted
 from blindpost.config import Settings
 from blindpost.core import privileges
 from blindpost.core.database import Database
@@ -112,7 +113,8 @@ async def _serve(settings: Settings, ended: Callable[[], str | None], *, embedde
         spare_the_collector()
         _announce(router, settings, embedded=embedded)
         watching = asyncio.create_task(_watch(ended, stop))
-        await first(stop, router.failed)
+        with noted(settings.data_dir, router):
+            await first(stop, router.failed)
         watching.cancel()
         err.print("Stopping: waiting polls are let go, and what was taken is written.")
     if store := ended():
