@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import redis
 from pydantic import SecretStr
 
-from blindpost.cli import doctor
+from blindpost.cli import doctor, whereabouts
 from blindpost.config import Settings
-from blindpost.core import safety
+from blindpost.core import safety, vitals
 from blindpost.core.database import Database
 from blindpost.core.privileges import migrate
 from blindpost.core.safety import REDIS_RIGHTS, Finding, Level, postgres_findings, redis_findings
+from blindpost.observe.page import Page
 from certificates import Authority
 from e2e.test_serve import blindpost
 from fault.servers import Handmade, connected
@@ -420,3 +422,63 @@ def test_the_doctor_changes_no_mode(tmp_path: Path) -> None:
     path.chmod(0o755)
     doctor._directory(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
+
+
+# How it does
+
+
+@pytest.mark.parametrize(
+    ("apart_s", "doubt_s", "level"),
+    [
+        (0.4, 0.0, Level.OK),
+        (-1.9, 0.0, Level.OK),
+        (2.5, 0.0, Level.WRONG),
+        (-60.0, 0.5, Level.WRONG),
+        (4.0, 3.0, Level.OK),
+    ],
+)
+def test_a_clock_that_is_wrong_for_sure_is_wrong(apart_s: float, doubt_s: float, level: Level) -> None:
+    assert vitals.clock_finding("Redis' clock", apart_s, doubt_s).level is level
+
+
+async def test_the_clocks_of_stores_on_this_machine_are_right(servers: Handmade, roles: Roles) -> None:
+    async with Database(roles.router_url, pool_size=1) as database:
+        await migrate(database, SecretStr(roles.owner_url))
+        findings = await vitals.postgres_vitals(database, 3_600) + await vitals.redis_vitals(servers.redis.url)
+    assert {each.what for each in findings} == {"PostgreSQL's clock", "Redis' clock", "queue"}
+    assert worst(findings) == {}
+
+
+@pytest.mark.parametrize(
+    ("count", "oldest_s", "level"),
+    [(0, 0, Level.OK), (3, 80_000, Level.OK), (3, 90_000, Level.OK), (3, 95_000, Level.WRONG)],
+)
+def test_a_message_that_waits_for_longer_than_it_may_is_wrong(count: int, oldest_s: float, level: Level) -> None:
+    assert vitals.oldest_finding(count, oldest_s, 86_400 + 1_800).level is level
+
+
+def test_a_full_disk_is_wrong() -> None:
+    assert worst([doctor.room_finding(50 << 30)]) == {}
+    assert worst([doctor.room_finding(100 << 20)]) == {"room": Level.WRONG}
+
+
+@pytest.mark.parametrize(
+    ("ups", "level"), [((1,), Level.OK), ((1, 1), Level.OK), ((1, 0), Level.WRONG), ((), Level.WRONG)]
+)
+def test_a_process_that_hears_nothing_is_wrong(ups: tuple[int, ...], level: Level) -> None:
+    lines = [f'blindpost_listener_up{{worker="{number}"}} {up}\n' for number, up in enumerate(ups)]
+    page = Page.read("# TYPE blindpost_listener_up gauge\n" + "".join(lines), 0)
+    assert doctor.listener_finding(page).level is level
+
+
+def test_a_router_that_is_not_ready_is_wrong_and_says_why() -> None:
+    finding = doctor.ready_finding("http://x", httpx.Response(503, json={"detail": "Redis is away."}))
+    assert finding.level is Level.WRONG
+    assert "Redis is away." in finding.says
+
+
+def test_a_router_that_left_a_note_and_does_not_answer_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / whereabouts.FILE).write_text(
+        '{"origin": "http://127.0.0.1:1", "metrics": "http://127.0.0.1:1/metrics"}'
+    )
+    assert worst(list(doctor._router(Settings(data_dir=tmp_path)))) == {"router": Level.WRONG}

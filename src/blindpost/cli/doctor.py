@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import stat
 import tomllib
 from collections.abc import Iterator
@@ -9,15 +10,19 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+import httpx
 import typer
+from pydantic import SecretStr
 from rich.text import Text
 
+from blindpost.cli import whereabouts
 from blindpost.cli.common import errors_as_sentences, out, run, settings_from, stores_for
 from blindpost.cli.operator import DataDir, TlsAtProxy, TlsCert, TlsKey, open_database
 from blindpost.config import PREFIX, Settings, Switch, unknown_variables
 from blindpost.core import token_key
 from blindpost.core.addresses import is_here
 from blindpost.core.cache import Cache
+from blindpost.core.embedded import running_database
 from blindpost.core.safety import (
     Finding,
     Level,
@@ -30,19 +35,27 @@ from blindpost.core.safety import (
     redis_transport,
     wrong,
 )
+from blindpost.core.vitals import postgres_vitals, redis_vitals
 from blindpost.errors import ConfigurationError, StartError, StoresInUse
+from blindpost.observe.page import Page
 from blindpost.routers.addresses import read_networks
 from blindpost.tls import Loaded, check_transport
 
 COLOURS: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.WRONG: "bold red"}
 WRITABLE: Final = 0o022
 READABLE: Final = 0o077
+GIB: Final = 1 << 30
+ROOM_MIN: Final = GIB
+ANSWER_S: Final = 10
 
 
 def doctor(
     data_dir: DataDir = None, tls_cert: TlsCert = None, tls_key: TlsKey = None, tls_at_proxy: TlsAtProxy = None
 ) -> None:
-    """Check settings, transport, files and stores; say what is unsafe, why, and the command that mends it.
+    """Check settings, transport, files, stores and the router that runs; say what is wrong, why, and what mends it.
+
+    Of a router that runs on this data directory it asks whether it answers and hears notifications; of the stores also
+    whether their clocks are right, and how long the oldest message has waited. It can run beside the router.
 
     Ends with 1 if something is wrong. A note is as somebody may want it, and ends with 0.
 
@@ -53,7 +66,8 @@ def doctor(
     """
     with errors_as_sentences():
         settings = settings_from(data_dir=data_dir, tls_cert=tls_cert, tls_key=tls_key, tls_at_proxy=tls_at_proxy)
-        findings = [*_transport(settings), *_rules(settings), *_files(settings), *_stores(settings)]
+        findings = [*_transport(settings), *_rules(settings), *_files(settings), *_router(settings)]
+        findings += _stores(settings)
     for finding in findings:
         _show(finding)
     if any(finding.level is Level.WRONG for finding in findings):
@@ -179,6 +193,7 @@ def _open_files(settings: Settings) -> Finding:
 
 def _files(settings: Settings) -> Iterator[Finding]:
     yield _directory(settings.data_dir)
+    yield room_finding(shutil.disk_usage(_first_there(settings.data_dir)).free)
     try:
         token_key.load_or_make(settings.data_dir)
         yield fine("token key", "readable by its owner alone")
@@ -186,6 +201,18 @@ def _files(settings: Settings) -> Iterator[Finding]:
         yield wrong("token key", str(error), error.hint)
     if path := os.environ.get(PREFIX + "CONFIG"):
         yield _config_file(Path(path))
+
+
+def _first_there(path: Path) -> Path:
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def room_finding(free: int) -> Finding:
+    """Judge the room that is left on a disk."""
+    says = f"{free / GIB:,.1f} GiB are free"
+    if free >= ROOM_MIN:
+        return fine("room", says)
+    return wrong("room", f"{says} in the data directory: when it is full, no message can be stored", "make room there")
 
 
 def _directory(path: Path) -> Finding:
@@ -217,6 +244,46 @@ def _holds_password(path: Path) -> bool:
     return any(isinstance(each, str) and "://" in each and urlsplit(each).password for each in values)
 
 
+# The router, if it runs
+
+
+def _router(settings: Settings) -> Iterator[Finding]:
+    if (found := whereabouts.find(settings.data_dir)) is None:
+        yield fine("router", "none runs on this data directory")
+        return
+    try:
+        # By its name a certificate is judged above; here it is asked at the address on which it listens.
+        with httpx.Client(timeout=ANSWER_S, verify=False, trust_env=False) as http:  # noqa: S501
+            yield ready_finding(found.origin, http.get(f"{found.origin}/health/ready"))
+            yield listener_finding(Page.read(http.get(found.metrics).text, 0))
+    except (httpx.HTTPError, ValueError) as error:
+        says = f"it was started at {found.origin}, and does not answer: {type(error).__name__}"
+        yield wrong("router", says, f"start it again: blindpost serve; or, if it shall not run: rm {_note(settings)}")
+
+
+def _note(settings: Settings) -> Path:
+    return settings.data_dir / whereabouts.FILE
+
+
+def ready_finding(origin: str, answer: httpx.Response) -> Finding:
+    """Judge what a router says of itself and its stores."""
+    if answer.is_success:
+        return fine("router", f"answers at {origin}, and so do its stores")
+    detail = answer.json().get("detail", "no reason is given")
+    return wrong("router", f"answers at {origin}, and is not ready: {detail}", "the findings on the stores say why")
+
+
+def listener_finding(page: Page) -> Finding:
+    """Judge whether each process of a router hears notifications."""
+    up = page.level("blindpost_listener_up", "worker")
+    if up and all(up.values()):
+        return fine("listener", f"{len(up)} of {len(up)} processes hear PostgreSQL's notifications")
+    says = f"{sum(up.values()):.0f} of {len(up)} processes hear notifications: news come late to the others"
+    return wrong(
+        "listener", says, "let it reach PostgreSQL without a transaction-pooling proxy; its log has listener_lost"
+    )
+
+
 # The stores
 
 
@@ -225,9 +292,16 @@ def _stores(settings: Settings) -> list[Finding]:
         with stores_for(settings) as ready:
             return run(_check_stores(settings, ready))
     except StoresInUse as error:
-        return [note("stores", f"{error}: they are not checked", "stop it, and run this again")]
+        if (url := running_database(settings.data_dir)) is None:
+            return [note("stores", f"{error}: they are not checked", "stop it, and run this again")]
+        return run(_check_stores(settings, _beside(settings, url)))
     except StartError as error:
         return [wrong("stores", str(error), error.hint)]
+
+
+def _beside(settings: Settings, url: str) -> Settings:
+    """Name the embedded PostgreSQL of a router that runs; its Redis has a password that only that router knows."""
+    return settings if settings.database_url else settings.model_copy(update={"database_url": SecretStr(url)})
 
 
 async def _check_stores(given: Settings, ready: Settings) -> list[Finding]:
@@ -240,9 +314,12 @@ async def _check_stores(given: Settings, ready: Settings) -> list[Finding]:
             findings += await postgres_findings(
                 database, is_embedded=is_embedded, pool_size=ready.database_pool_size, workers=ready.workers
             )
+            findings += await postgres_vitals(database, ready.message_lifetime_s)
         else:
             findings.append(fault)
-    if ready.redis_url is not None:
+    if ready.redis_url is None:
+        findings.append(fine("Redis", "its password is the running router's alone, which says whether it answers"))
+    else:
         findings += await _check_redis(ready.redis_url.get_secret_value(), is_embedded=given.redis_url is None)
     return findings
 
@@ -252,7 +329,7 @@ async def _check_redis(url: str, *, is_embedded: bool) -> list[Finding]:
     try:
         if (fault := await answers("Redis", cache.check_server)) is not None:
             return [fault]
-        return await redis_findings(url, is_embedded=is_embedded)
+        return [*await redis_findings(url, is_embedded=is_embedded), *await redis_vitals(url)]
     finally:
         await cache.close()
 

@@ -246,7 +246,7 @@ def redis_transport(url: str) -> Finding:
 
 async def redis_findings(url: str, *, is_embedded: bool) -> list[Finding]:
     """Look at a Redis that answers."""
-    async with _client(url) as client:
+    async with client_of(url) as client:
         findings = await _redis_server(client)
     return findings if is_embedded else [*findings, await _redis_user(url)]
 
@@ -313,7 +313,7 @@ async def _redis_user(url: str) -> Finding:
 async def _may(url: str, command: tuple[str, ...]) -> bool:
     """Tell whether a command is allowed, without running it: rights are checked when it is put into a transaction."""
     # A connection of its own: its end discards the transaction, whatever else may be forbidden.
-    async with _client(url, single_connection_client=True) as client:
+    async with client_of(url, single_connection_client=True) as client:
         execute: Callable[..., Awaitable[Any]] = client.execute_command
         try:
             await execute("MULTI")  # who may not even begin one has narrow rights
@@ -324,7 +324,8 @@ async def _may(url: str, command: tuple[str, ...]) -> bool:
     return True
 
 
-def _client(url: str, **more: Any) -> "Redis":
+def client_of(url: str, **more: Any) -> "Redis":
+    """Make a client that waits for nothing long."""
     bounds: dict[str, Any] = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
     return Redis.from_url(url, decode_responses=True, protocol=2, **bounds, **more)
 
