@@ -6,7 +6,7 @@ import logging
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,7 @@ from blindpost.services.models.common import Problem
 from blindpost.services.prekeys import PrekeyService
 from blindpost.telemetry import POOL_IN_USE, POOL_SIZE, log_fault, registry
 from blindpost.tls import HSTS, Certificate, certificate_of, check_transport
+from blindpost.tracing import traces
 
 LISTEN_BACKLOG: Final = 4_096
 DRAIN_S: Final = 4
@@ -313,7 +314,10 @@ async def answering(
     proxies = read_networks(settings.trusted_proxies)
     places = Places(settings.connections_per_address_max, proxies)
     failed = asyncio.Event()
-    async with open_components(settings, *overrides, failed=failed, node_dir=node_dir) as container:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(traces.exported(settings.otlp_endpoint))
+        components = open_components(settings, *overrides, failed=failed, node_dir=node_dir)
+        container = await stack.enter_async_context(components)
         server = _Server(
             uvicorn.Config(
                 await application(container),

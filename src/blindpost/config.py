@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     """0 takes a free port and prints it."""
 
+    otlp_endpoint: str | None = None
+    """An OpenTelemetry collector, as http://127.0.0.1:4318; without it nothing is traced."""
+
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that answer on the address; each is a node of its own to the others, on the same stores."""
 

@@ -25,6 +25,7 @@ from blindpost.core.group_commit import GroupCommit
 from blindpost.core.ids import uuid_of
 from blindpost.errors import ConfigurationError, InvalidProof, StartError, Unavailable
 from blindpost.protocol import dpop
+from blindpost.tracing import traces
 
 SOCKET_TIMEOUT_S: Final = 2
 POOL_WAIT_S: Final = 5
@@ -213,7 +214,7 @@ class Cache:
 
     async def _flush_admissions(self, batch: Sequence[_Shown]) -> Sequence[tuple[int, bytes | None]]:
         keys = [SINCE, *(key for each in batch for key in (each.proof, each.session))]
-        with _failing_closed():
+        with _failing_closed(), traces.timed("redis admit"):
             answers = await self._admit(keys=keys, args=[dpop.REMEMBERED_S, *(each.issued_at for each in batch)])
         return list(zip(answers[::2], answers[1::2], strict=True))
 
@@ -241,7 +242,7 @@ class Cache:
 
     async def hit(self, limit: RateLimitItem, *whom: str, cost: int = 1) -> int | None:
         """Count against a limit; returns None, or after how many seconds there may be room again."""
-        with _failing_closed():
+        with _failing_closed(), traces.timed("redis count"):
             if await self._limiter.hit(limit, *whom, cost=cost):
                 return None
             freed_at = (await self._limiter.get_window_stats(limit, *whom)).reset_time

@@ -19,6 +19,7 @@ from blindpost.core.hub import CHANNEL, NOTIFY_IDS_MAX, Hub, Kind, MessageRow
 from blindpost.core.own_connection import OwnConnection
 from blindpost.errors import InternalFault, NotAContact, OutcomeUnknown, Problem, Unavailable
 from blindpost.telemetry import BATCH_SIZE, FLUSH, WRITE_QUEUE, log_fault
+from blindpost.tracing import traces
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -169,7 +170,7 @@ class MessageWriter:
     async def _flush_sends(self, batch: Sequence[NewMessage]) -> Sequence[Stored | Problem]:
         BATCH_SIZE.labels("send").observe(len(batch))
         try:
-            with FLUSH.labels("send").time():
+            with FLUSH.labels("send").time(), traces.timed("flush send"):
                 rows = await _each_alone_if_refused(self._insert, batch)
         except BaseException:
             # It may have been stored all the same, and our own notification of it is passed over.
@@ -209,7 +210,7 @@ class MessageWriter:
 
     async def _flush_acks(self, batch: Sequence[Ack]) -> Sequence[list[UUID] | Problem]:
         BATCH_SIZE.labels("ack").observe(len(batch))
-        with FLUSH.labels("ack").time():
+        with FLUSH.labels("ack").time(), traces.timed("flush ack"):
             return await _each_alone_if_refused(self._erase, batch)
 
     async def _erase(self, batch: Sequence[Ack]) -> Sequence[list[UUID]]:

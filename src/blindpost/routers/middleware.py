@@ -17,6 +17,7 @@ from blindpost.errors import InternalFault, TooLarge
 from blindpost.protocol.limits import BODY_MAX_BYTES
 from blindpost.routers.problems import REQUEST_ID, ProblemResponse, next_request_id
 from blindpost.telemetry import DURATION, REQUESTS, log_fault
+from blindpost.tracing import traces
 
 GONE: Final = 499
 """What the metrics call a client that left before its request was read."""
@@ -75,8 +76,15 @@ class Gate:
 
 
 def count(method: str, route: str, status: int, started: float) -> None:
-    """Count an answer, and the time from `started` (of perf_counter) to it."""
+    """Count and trace an answer, and the time from `started` (of perf_counter) to it."""
     _answers(method, route, status).inc()
+    traces.record(
+        f"{method} {route}",
+        started,
+        http__request__method=method,
+        http__route=route,
+        http__response__status_code=status,
+    )
     if route not in WAITING_ROUTES:
         _durations(method, route).observe(perf_counter() - started)
 
