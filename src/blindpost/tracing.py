@@ -84,7 +84,7 @@ def _exporter(endpoint: str) -> "SpanExporter":
             "give an https:// address, or let a collector on this machine send it on",
         )
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 - optional, and a second to read
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 - optional
             OTLPSpanExporter,
         )
     except ImportError:
