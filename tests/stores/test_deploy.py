@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # schemathesis brings it
+import yaml  # schemathesis brings it
 
 from blindpost import __version__
 from blindpost.config import PREFIX, Settings
