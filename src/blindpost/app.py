@@ -21,17 +21,19 @@ from prometheus_client.registry import CollectorRegistry
 from starlette.types import ASGIApp
 
 from blindpost import __version__
-from blindpost.config import Settings, Switch
+from blindpost.config import Settings, Switch, WakeUp
 from blindpost.core import privileges
 from blindpost.core.audit import Audit, Event
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database
-from blindpost.core.hub import Hub
+from blindpost.core.hub import Hub, WakeUpBus
 from blindpost.core.limiter import Limiter
+from blindpost.core.notify_bus import NotifyBus
 from blindpost.core.observer import Observer
-from blindpost.core.pseudonyms import Pseudonyms
+from blindpost.core.pseudonyms import Pseudonyms, key_of_hints
 from blindpost.core.quota import MailboxQuota
 from blindpost.core.reader import MessageReader
+from blindpost.core.redis_bus import RedisBus
 from blindpost.core.repositories import messages
 from blindpost.core.tokens import Tokens
 from blindpost.core.writer import MessageWriter
@@ -113,13 +115,22 @@ class Components(Provider):
         )
 
     @provide
-    def hub(self, settings: Settings, database: Database, reader: MessageReader) -> Hub:
+    async def bus(self, settings: Settings, database: Database) -> AsyncIterator[WakeUpBus]:
+        bus: WakeUpBus = NotifyBus(database)
+        if settings.wake_up_bus is WakeUp.REDIS and settings.redis_url is not None:
+            bus = RedisBus(settings.redis_url.get_secret_value(), await key_of_hints(database))
+        database.bus = bus
+        yield bus
+        await bus.close()
+
+    @provide
+    def hub(self, settings: Settings, database: Database, reader: MessageReader, bus: WakeUpBus) -> Hub:
         async def find_sessions(session_ids: list[Any]) -> dict[Any, bool]:
             async with database.reading() as connection:
                 return await messages.sessions_told(connection, session_ids)
 
         return Hub(
-            database.connect_raw,
+            bus,
             reader.find_news,
             find_sessions,
             sweep_interval_s=settings.sweep_interval_s,
@@ -264,7 +275,7 @@ async def _listening(hub: Hub) -> None:
         async with asyncio.timeout(LISTENER_START_S):
             await hub.listening.wait()
     except TimeoutError:
-        raise StartError("PostgreSQL does not let this program LISTEN", "connect without a pooling proxy") from None
+        raise StartError(*hub.bus.refusal) from None
 
 
 @dataclass(frozen=True, slots=True)

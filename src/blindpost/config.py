@@ -47,6 +47,13 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class WakeUp(StrEnum):
+    """What carries hints between processes."""
+
+    POSTGRES = "postgres"
+    REDIS = "redis"
+
+
 def default_data_dir() -> Path:
     """Root's data belongs to the system, anybody else's to their home (XDG Base Directory)."""
     if os.geteuid() == 0:
@@ -105,6 +112,10 @@ class Settings(BaseSettings):
     session_lifetime_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 12 * 3_600
     """A stolen token is of use for this long at most."""
 
+    wake_up_bus: WakeUp = WakeUp.POSTGRES
+    """How a process hears of what another one stored. `redis` is for many nodes: with PostgreSQL each hears of
+    everything, and the commits of all take turns. The same on all nodes: of those of the other kind a node hears by its
+    sweeps alone."""
     sweep_interval_s: Annotated[float, Field(gt=0, le=300)] = 5.0
     """A wake-up that was lost heals within this time; each sweep is one query per process."""
     waiting_max: Annotated[int, Field(ge=1)] = 20_000

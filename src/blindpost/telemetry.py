@@ -109,6 +109,7 @@ AUDIT_EVENTS: Final = Counter(
 )
 PURGED: Final = Counter("blindpost_purged_total", "Rows that had had their time, by kind", ["kind"], registry=registry)
 LISTENER_UP: Final = Gauge("blindpost_listener_up", "1 while the listening connection is open", registry=registry)
+HINTS_OWED: Final = Gauge("blindpost_hints_owed", "Hints that Redis has not taken yet", registry=registry)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("blindpost")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from blindpost.config import WakeUp
 from blindpost.core.embedded import StoreUrls
 from fault.servers import Handmade, fresh_database, handmade
 
@@ -12,6 +13,12 @@ from fault.servers import Handmade, fresh_database, handmade
 async def own_database(stores: StoreUrls) -> StoreUrls:
     """The worker's stores, with a database that no other test's router listens in."""
     return await fresh_database(stores)
+
+
+@pytest.fixture(params=WakeUp)
+def bus(request: pytest.FixtureRequest) -> WakeUp:
+    """Each wake-up bus: whatever is told of real time holds with both."""
+    return WakeUp(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -133,7 +133,7 @@ class Relay:
         assert task is not None
         self._tasks.add(task)
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            inner_reader, inner_writer = await asyncio.open_connection(*self.target)
+            inner_reader, inner_writer = await self._connect()
             hook = self._make_hook()
             ways = (
                 asyncio.ensure_future(_pass(reader, inner_writer, hook, from_client=True)),
@@ -148,6 +148,9 @@ class Relay:
                 inner_writer.transport.abort()
         writer.transport.abort()
         self._tasks.discard(task)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self.target)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Relay"]:

@@ -1,14 +1,12 @@
 """The listening connection is killed, kept dead and frozen: a hint may be lost, and never a message."""
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
@@ -17,47 +15,36 @@ import pytest
 from dishka import Provider, Scope
 
 from blindpost.app import open_components
-from blindpost.core import hub as hub_module
+from blindpost.config import WakeUp
+from blindpost.core import notify_bus, redis_bus
 from blindpost.core.embedded import StoreUrls
-from blindpost.core.hub import Hub, Subscription
+from blindpost.core.hub import HEARTBEAT_S, HEARTBEAT_TIMEOUT_S, Hub, Subscription
 from blindpost.core.reader import MessageReader, News
 from blindpost.protocol.limits import PAGE_DEFAULT
 from blindpost.services.caller import Caller
 from blindpost.services.messages import MessageService
 from blindpost.services.models.messages import PollAnswer, SendRequest
-from fault.servers import connected, database_of, eventually, superuser, tell
+from fault.ears import Ear, ear_of
+from fault.servers import eventually, tell
 from support import Person, b64, contacts, person, running_in_thread, settings_for
 
-if TYPE_CHECKING:
-    import asyncpg
-
-LISTENERS = "FROM pg_stat_activity WHERE datname = current_database() AND query ~* '^LISTEN'"
 NEVER_S = 300
 """A sweep that does not come while the test lasts: what arrives came by the listener."""
 
 
 @dataclass
 class Deaf:
-    """A router on a database of its own, with two contacts, and a connection that sees who listens."""
+    """A router on a database of its own, with two contacts, and its ear."""
 
     alice: Person
     bob: Person
-    urls: StoreUrls
-    watch: "asyncpg.Connection[Any]"
-    first_pid: int
-
-    async def listeners(self) -> list[int]:
-        """Return the processes of PostgreSQL whose last statement was LISTEN: until the first heartbeat."""
-        return [row[0] for row in await self.watch.fetch(f"SELECT pid {LISTENERS}")]
-
-    async def terminate(self) -> int:
-        """End the listening connection, and wait until it has ended; returns how many there were."""
-        count = await self.watch.fetchval(f"SELECT count(pg_terminate_backend(pid, 20000)) {LISTENERS}")
-        return int(count)
+    ear: Ear
+    first: int
+    """The connection that listened at the start."""
 
     async def listens_again(self, than: int) -> None:
         async def another() -> bool:
-            return any(pid != than for pid in await self.listeners())
+            return any(each != than for each in await self.ear.listeners())
 
         await eventually(another, what="another listening connection")
 
@@ -70,23 +57,23 @@ MakeDeaf = Callable[[float], AbstractAsyncContextManager[Deaf]]
 
 
 @pytest.fixture
-def deaf(own_database: StoreUrls, tmp_path: Path) -> MakeDeaf:
+def deaf(own_database: StoreUrls, tmp_path: Path, bus: WakeUp) -> MakeDeaf:
     """Make a router with a given interval of its sweep."""
 
     @asynccontextmanager
     async def make(sweep_interval_s: float) -> AsyncIterator[Deaf]:
         # One pooled connection: it is there already when no other can be opened.
-        settings = settings_for(own_database, tmp_path, sweep_interval_s=sweep_interval_s, database_pool_size=1)
-        async with connected(str(own_database.database_url)) as watch, in_thread(settings) as origin:
-            pids = [row[0] for row in await watch.fetch(f"SELECT pid {LISTENERS}")]
-            assert len(pids) == 1, "one process listens on one connection"
+        more = {"sweep_interval_s": sweep_interval_s, "database_pool_size": 1, "wake_up_bus": bus}
+        async with ear_of(bus, own_database) as ear, in_thread(settings_for(ear.urls, tmp_path, **more)) as origin:
+            listeners = await ear.listeners()
+            assert len(listeners) == 1, "one process listens on one connection"
             async with httpx.AsyncClient(base_url=origin, timeout=90) as http:
                 alice, bob = await contacts(http)
                 # Connections that work are there already, whatever becomes of new ones.
                 await alice.send(bob)
                 await bob.drain()
                 await alice.drain()
-                yield Deaf(alice, bob, own_database, watch, pids[0])
+                yield Deaf(alice, bob, ear, listeners[0])
 
     return make
 
@@ -113,27 +100,6 @@ async def delivered_in(deaf: Deaf, fault: Callable[[], Coroutine[Any, Any, objec
     return took
 
 
-@contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-@asynccontextmanager
-async def no_new_connections(deaf: Deaf) -> AsyncIterator[None]:
-    """Let nobody connect to the database any more; who is connected stays."""
-    name = database_of(deaf.urls)
-    async with superuser(deaf.urls) as connection:
-        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        try:
-            yield
-        finally:
-            await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-
-
 # Dead
 
 
@@ -144,18 +110,18 @@ async def test_messages_keep_arriving_while_the_listening_connection_is_terminat
     async with deaf(NEVER_S) as each:
         delays = []
         for _ in range(10):
-            delays.append(await delivered_in(each, each.terminate))
+            delays.append(await delivered_in(each, each.ear.terminate))
             await each.listens_again(-1)
         tell(f"longest delay after a terminated listener: {max(delays) * 1_000:.0f} ms")
         assert max(delays) < 10
-        assert await each.listeners() != [each.first_pid]
+        assert await each.ear.listeners() != [each.first]
 
 
 async def test_while_no_listening_connection_can_be_opened_the_sweep_delivers(deaf: MakeDeaf) -> None:
-    async with deaf(1.0) as each, no_new_connections(each):
-        await each.terminate()
-        delays = [await delivered_in(each, each.listeners) for _ in range(3)]
-        assert await each.listeners() == []
+    async with deaf(1.0) as each, each.ear.kept_away():
+        await each.ear.terminate()
+        delays = [await delivered_in(each, each.ear.listeners) for _ in range(3)]
+        assert await each.ear.listeners() == []
         tell(f"longest delay by the sweep of 1 s: {max(delays) * 1_000:.0f} ms")
         assert max(delays) < 1.0 + 5
 
@@ -169,8 +135,8 @@ async def test_without_a_listening_connection_the_router_is_not_ready_and_recove
             return await each.ready() == 200
 
         assert await ready()
-        async with no_new_connections(each):
-            await each.terminate()
+        async with each.ear.kept_away():
+            await each.ear.terminate()
 
             async def unready() -> bool:
                 return await each.ready() == 503
@@ -178,12 +144,12 @@ async def test_without_a_listening_connection_the_router_is_not_ready_and_recove
             await eventually(unready, what="unreadiness")
             assert (await each.alice.http.get("/health/live")).status_code == 200
         await eventually(ready, what="readiness")
-        assert await delivered_in(each, each.listeners) < 10
+        assert await delivered_in(each, each.ear.listeners) < 10
 
 
 async def test_lost_wake_ups_for_contacts_and_receipts_heal_by_the_sweep(deaf: MakeDeaf) -> None:
-    async with deaf(0.5) as each, no_new_connections(each):
-        await each.terminate()
+    async with deaf(0.5) as each, each.ear.kept_away():
+        await each.ear.terminate()
         message = (await each.alice.send(each.bob)).json()["id"]
         waiting = asyncio.create_task(each.alice.poll(60))
         await each.bob.post("/messages/ack", message_ids=[message])
@@ -193,7 +159,7 @@ async def test_lost_wake_ups_for_contacts_and_receipts_heal_by_the_sweep(deaf: M
         waiting = asyncio.create_task(each.bob.poll(60))
         assert (await stranger.post("/contacts/send-contact-request", receiver_id=each.bob.id)).status_code == 201
         assert (await waiting)["contacts_changed"] is True
-        assert await each.listeners() == []
+        assert await each.ear.listeners() == []
 
 
 # Frozen
@@ -203,24 +169,25 @@ async def test_a_listening_connection_that_is_silently_dead_delays_a_message_by_
     deaf: MakeDeaf,
 ) -> None:
     async with deaf(1.0) as each:
-        with frozen(each.first_pid):
-            delay = await delivered_in(each, each.listeners)
-            assert await each.listeners() == [each.first_pid], "it was noticed before: this shows nothing"
+        with each.ear.frozen(each.first):
+            delay = await delivered_in(each, each.ear.listeners)
+            assert await each.ear.listeners() == [each.first], "it was noticed before: this shows nothing"
         assert delay < 1.0 + 5
 
 
 async def test_the_heartbeat_notices_a_frozen_listening_connection_and_another_one_is_opened(
     deaf: MakeDeaf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "HEARTBEAT_S", 0.5)
-    monkeypatch.setattr(hub_module, "HEARTBEAT_TIMEOUT_S", 0.5)
+    for module in (notify_bus, redis_bus):
+        monkeypatch.setattr(module, "HEARTBEAT_S", 0.5)
+        monkeypatch.setattr(module, "HEARTBEAT_TIMEOUT_S", 0.5)
     async with deaf(NEVER_S) as each:
-        with frozen(each.first_pid):
+        with each.ear.frozen(each.first):
             began = time.monotonic()
-            assert await delivered_in(each, each.listeners) < 20
+            assert await delivered_in(each, each.ear.listeners) < 20
             tell(f"noticed by a heartbeat of 0.5 + 0.5 s within {time.monotonic() - began:.2f} s")
             assert await each.ready() == 200
-    assert hub_module.HEARTBEAT_S + hub_module.HEARTBEAT_TIMEOUT_S < 30
+    assert HEARTBEAT_S + HEARTBEAT_TIMEOUT_S < 30
 
 
 # Between the read and the wait
@@ -278,13 +245,13 @@ class Inside:
 
 
 @pytest.fixture
-async def inside(own_database: StoreUrls, tmp_path: Path) -> AsyncIterator[Inside]:
-    settings = settings_for(own_database, tmp_path / "outside")
+async def inside(own_database: StoreUrls, tmp_path: Path, bus: WakeUp) -> AsyncIterator[Inside]:
+    settings = settings_for(own_database, tmp_path / "outside", wake_up_bus=bus)
     async with in_thread(settings) as origin, httpx.AsyncClient(base_url=origin, timeout=90) as http:
         alice, bob = await contacts(http)
         provider = Provider(Scope.APP)
         provider.provide(Injecting, provides=MessageReader, override=True)
-        own = settings_for(own_database, tmp_path / "inside", sweep_interval_s=NEVER_S)
+        own = settings_for(own_database, tmp_path / "inside", sweep_interval_s=NEVER_S, wake_up_bus=bus)
         async with open_components(own, provider) as container:
             reader = cast("Injecting", await container.get(MessageReader))
             yield Inside(reader, await container.get(Hub), await container.get(MessageService), bob, alice)
@@ -307,7 +274,7 @@ async def test_a_hint_that_was_stale_does_not_end_the_wait(inside: Inside) -> No
         return inside.hub._count == 1
 
     await eventually(waits, what="a waiting poll")
-    inside.hub._wake_all()
+    inside.hub.wake_all()
     done, _ = await asyncio.wait({waiting}, timeout=0.5)
     assert not done
     await inside.send()

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from blindpost.config import WakeUp
 from blindpost.core.embedded import StoreUrls
 from blindpost.telemetry import WAITING
 from fault.nodes import Node, node
@@ -15,7 +16,7 @@ from fault.servers import eventually
 from support import Person, contacts, person, running_in_thread, settings_for
 
 NEVER_S = 300
-"""No sweep comes while a test lasts: what crosses does so by the notification."""
+"""No sweep comes while a test lasts: what crosses does so by the wake-up bus."""
 
 
 @asynccontextmanager
@@ -25,9 +26,12 @@ async def http_of(origin: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def pair(own_database: StoreUrls, tmp_path: Path) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+async def pair(
+    own_database: StoreUrls, tmp_path: Path, bus: WakeUp
+) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
     """Clients of two routers, each with a data directory, and so a token key, of its own."""
-    one, two = (settings_for(own_database, tmp_path / name, sweep_interval_s=NEVER_S) for name in ("one", "two"))
+    more = {"sweep_interval_s": NEVER_S, "wake_up_bus": bus}
+    one, two = (settings_for(own_database, tmp_path / name, **more) for name in ("one", "two"))
     with running_in_thread(one) as first, running_in_thread(two) as second:
         async with http_of(first.origin) as to_first, http_of(second.origin) as to_second:
             yield to_first, to_second
@@ -116,10 +120,11 @@ async def test_the_same_message_repeated_at_another_node_is_stored_once(
 
 
 async def test_kill_9_of_one_node_leaves_the_other_working_and_its_clients_move_over(
-    own_database: StoreUrls, tmp_path: Path
+    own_database: StoreUrls, tmp_path: Path, bus: WakeUp
 ) -> None:
-    async with node(own_database, tmp_path / "two", sweep_interval_s=NEVER_S) as second:
-        first = await Node(own_database, tmp_path / "one", sweep_interval_s=NEVER_S).ready()
+    more = {"sweep_interval_s": NEVER_S, "wake_up_bus": bus}
+    async with node(own_database, tmp_path / "two", **more) as second:
+        first = await Node(own_database, tmp_path / "one", **more).ready()
         async with http_of(first.origin) as to_first, http_of(second.origin) as to_second:
             alice, bob = await contacts(to_first)
             lost = asyncio.create_task(bob.get("/messages/poll", timeout=60))

@@ -12,6 +12,7 @@ from blindpost.core.database import Database
 from blindpost.core.embedded import StoreUrls
 from blindpost.core.group_commit import BATCH_MAX
 from blindpost.core.hub import CHANNEL, Hub, Kind, payloads
+from blindpost.core.notify_bus import NotifyBus
 from blindpost.core.writer import Ack, MessageWriter, NewMessage
 from checks import PATIENCE_S, client_of
 from support import contacts, running_in_thread, settings_for
@@ -57,7 +58,7 @@ async def test_a_whole_batch_to_as_many_people_is_stored_and_all_of_them_are_tol
     heard: list[str] = []
     await listener.add_listener(CHANNEL, lambda *said: heard.append(str(said[-1])))
     bounds = {"waiting_max": 1, "waiting_per_user_max": 1, "waiting_per_address_max": 1}
-    hub = Hub(database.connect_raw, _nothing, _nothing, sweep_interval_s=1, **bounds)
+    hub = Hub(NotifyBus(database), _nothing, _nothing, sweep_interval_s=1, **bounds)
     writer = MessageWriter(database, hub, require_contact=False)
     sends = [asyncio.create_task(writer.send(NewMessage(sender, each, b"x", None))) for each in recipients]
     await asyncio.sleep(0)  # all are queued before the first flush

@@ -16,6 +16,7 @@ from blindpost.app import Running
 from blindpost.core.database import Database
 from blindpost.core.embedded import StoreUrls
 from blindpost.core.hub import Hub
+from blindpost.core.notify_bus import NotifyBus
 from blindpost.core.writer import Ack, MessageWriter, NewMessage
 from blindpost.errors import Problem
 from blindpost.protocol import transcripts
@@ -209,7 +210,7 @@ async def writer(database_url: str) -> AsyncIterator[MessageWriter]:
     """A writer whose queue is filled before it runs, so that all goes into one batch."""
     async with Database(database_url, pool_size=1) as database:
         bounds = {"waiting_max": 1, "waiting_per_user_max": 1, "waiting_per_address_max": 1}
-        hub = Hub(database.connect_raw, _nothing, _nothing, sweep_interval_s=1, **bounds)
+        hub = Hub(NotifyBus(database), _nothing, _nothing, sweep_interval_s=1, **bounds)
         yield MessageWriter(database, hub, require_contact=True)
 
 

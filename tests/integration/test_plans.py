@@ -8,7 +8,8 @@ import pytest
 
 from blindpost.core.database import Database
 from blindpost.core.embedded import StoreUrls
-from blindpost.core.hub import CHANNEL, NOTIFY_IDS_MAX
+from blindpost.core.hub import NOTIFY_IDS_MAX
+from blindpost.core.notify_bus import NotifyBus
 from blindpost.core.own_connection import OwnConnection
 from blindpost.core.reader import _LOOK
 from blindpost.core.writer import _ACK, _ANYBODY, _CONTACT, _FIND, _INSERT
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     import asyncpg
 
 STATEMENTS = {
-    "store": _INSERT.format(rule=_CONTACT, channel=CHANNEL, ids_max=NOTIFY_IDS_MAX),
-    "store from anybody": _INSERT.format(rule=_ANYBODY, channel=CHANNEL, ids_max=NOTIFY_IDS_MAX),
+    "store": _INSERT.format(rule=_CONTACT, tell=NotifyBus.in_statement, ids_max=NOTIFY_IDS_MAX),
+    "store from anybody": _INSERT.format(rule=_ANYBODY, tell=NotifyBus.in_statement, ids_max=NOTIFY_IDS_MAX),
     "find": _FIND,
-    "acknowledge": _ACK,
+    "acknowledge": _ACK.format(tell=NotifyBus.in_statement),
     "look": _LOOK,
 }
 TABLES = ("messages", "traces", "receipts", "contact_requests", "users", "sessions")

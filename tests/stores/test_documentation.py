@@ -5,7 +5,7 @@ from pathlib import Path
 from blindpost.config import PREFIX, Settings
 from blindpost.core.backup import LEFT_OUT
 from blindpost.core.privileges import PRIVILEGES
-from blindpost.core.safety import REDIS_RIGHTS
+from blindpost.core.safety import REDIS_RIGHTS, REDIS_RIGHTS_OF_BUS
 from blindpost.core.schema import metadata
 from e2e.test_serve import blindpost
 
@@ -16,6 +16,7 @@ BACKUP = (DOCS / "backup.md").read_text()
 
 def test_the_redis_line_in_the_documentation_is_the_one_that_is_tested() -> None:
     assert f"ACL SETUSER blindpost on >PASSWORD {REDIS_RIGHTS}\n" in SETTINGS
+    assert f"ACL SETUSER blindpost {REDIS_RIGHTS_OF_BUS}\n" in SETTINGS
 
 
 def test_the_rights_in_the_documentation_are_those_that_are_granted() -> None:

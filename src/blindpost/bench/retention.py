@@ -14,6 +14,7 @@ from blindpost.bench.people import Pair
 from blindpost.bench.talks import MESSAGE_BYTES
 from blindpost.core.database import Database
 from blindpost.core.hub import Hub
+from blindpost.core.notify_bus import NotifyBus
 from blindpost.core.writer import Ack, MessageWriter, NewMessage
 from blindpost.protocol.limits import PAGE_MAX
 from blindpost.services.housekeeping import kinds, purge_all
@@ -83,7 +84,7 @@ async def _writer(database: Database) -> AsyncIterator[MessageWriter]:
         return {}
 
     limits = {"waiting_max": 1, "waiting_per_user_max": 1, "waiting_per_address_max": 1}
-    hub = Hub(database.connect_raw, nobody, nobody, sweep_interval_s=300, **limits)
+    hub = Hub(NotifyBus(database), nobody, nobody, sweep_interval_s=300, **limits)
     writer = MessageWriter(database, hub, require_contact=True)
     running = asyncio.create_task(writer.run())
     try:

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import asyncpg
@@ -24,6 +24,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from blindpost.errors import ConfigurationError, OutcomeUnknown, StartError, Unavailable
+
+if TYPE_CHECKING:
+    from blindpost.core.hub import Hint, WakeUpBus
 
 MIN_SERVER_VERSION: Final = 180_000
 DURABILITY: Final = ("fsync", "synchronous_commit", "full_page_writes")
@@ -62,6 +65,9 @@ PASSING: Final = (*LOSSES, asyncpg.DeadlockDetectedError, asyncpg.InsufficientRe
 Transaction = AsyncConnection
 """What a repository takes: a connection inside of the transaction that a service opened."""
 
+HINTS: Final = "blindpost.hints"
+"""In a connection's `info`: what its transaction will have been news of."""
+
 
 class Database:
     """One PostgreSQL, as one process sees it."""
@@ -82,6 +88,8 @@ class Database:
             hide_parameters=True,
         )
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.bus: WakeUpBus | None = None
+        """What carries the hints of transactions; without one there is nobody to hear them."""
 
     @property
     def in_use(self) -> int:
@@ -112,12 +120,28 @@ class Database:
         A cancelled commit may or may not have happened, so a commit is never cancelled: the connection is
         given back only when the server has answered, and the cancellation goes on then.
         """
+        hints: list[Hint] = []
+        try:
+            async with self._transaction(hints) as connection:
+                yield connection
+        finally:
+            # Where the commit is certain or may have happened: a hint at nothing does no harm.
+            if hints and self.bus is not None:
+                await self.bus.publish(hints)
+
+    @asynccontextmanager
+    async def _transaction(self, hints: "list[Hint]") -> AsyncIterator[AsyncConnection]:
+        """Gather the hints of a transaction, and forget them if it is rolled back."""
         with _losses_as(Unavailable):
             async with _opened(self.engine) as connection:
                 transaction = await connection.begin()
+                connection.info[HINTS] = hints
                 try:
                     yield connection
+                    if self.bus is not None:
+                        await self.bus.ride(connection, hints)
                 except BaseException:
+                    hints.clear()
                     # Its own failure means that the connection is gone, and the server rolls back by itself. It must
                     # not take the place of a cancellation: that would look like a loss, and be tried again.
                     with suppress(Exception):

@@ -1,25 +1,25 @@
-"""The hub: one listening connection for the whole process, which wakes those who wait in it.
+"""The hub: those who wait in this process, and the wake-up bus by which it hears of what other processes wrote.
 
 A notification is a hint, never the news itself: whoever is woken reads the tables. So a lost hint costs time and
 not a message: after a reconnect everybody is woken, and a slow sweep asks once for all who wait.
 
 What this process wrote itself it need not be told of: the writer hands the rows to the streams that are here, and the
-notification, which leads with this node's id, is passed over.
+hint, which leads with this node's id, is passed over. What carries hints is a WakeUpBus, of which there are two
+(docs/decisions/0021-wake-up-bus.md).
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import Flag, auto
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
-import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from blindpost.core.database import LOSSES
 from blindpost.errors import ShuttingDown, TooManyWaiting
 from blindpost.telemetry import LISTENER_UP, WAITING, log, log_fault
 
@@ -48,8 +48,70 @@ class Kind(Flag):
 ALL: Final = ~Kind(0)
 HANDED_OVER_MAX: Final = 16
 """Messages that a poll is given without a read; if there are more it reads."""
-_KINDS: Final = {"m": Kind.MESSAGES, "r": Kind.RECEIPTS, "c": Kind.CONTACTS, "s": Kind.SESSIONS}
-LETTERS: Final = {kind: letter for letter, kind in _KINDS.items()}
+KINDS: Final = {"m": Kind.MESSAGES, "r": Kind.RECEIPTS, "c": Kind.CONTACTS, "s": Kind.SESSIONS}
+LETTERS: Final = {kind: letter for letter, kind in KINDS.items()}
+
+
+class Hint(NamedTuple):
+    """That there may be news of a kind for some users."""
+
+    kind: Kind
+    user_ids: Collection[UUID]
+
+
+class Ears(Protocol):
+    """What a bus tells."""
+
+    node_id: UUID
+    """Of this process."""
+
+    def is_listening(self) -> None:
+        """Take that from now on every hint is heard."""
+
+    def wake(self, kind: Kind, user_ids: Iterable[UUID]) -> None:
+        """Take a hint."""
+
+    def wake_all(self) -> None:
+        """Take that there may be news of any kind for anybody."""
+
+
+class WakeUpBus(Protocol):
+    """What carries hints from the process that wrote something to those where somebody waits for it.
+
+    A hint may be lost, come twice, or come where nobody waits: that costs time. It never comes before the commit.
+    """
+
+    losses: tuple[type[Exception], ...]
+    """What `listen` raises when the connection is gone."""
+    refusal: tuple[str, str]
+    """What an operator is told where it cannot listen at the start, and what to do."""
+    in_statement: str
+    """What a statement of the writer's does with a `payload` of ids, in SQL."""
+
+    async def ride(self, tx: AsyncConnection, hints: Sequence[Hint]) -> None:
+        """Have hints go with the commit of a transaction that is all but over, if this bus can."""
+
+    async def publish(self, hints: Sequence[Hint]) -> None:
+        """Hint at what was just committed, unless it rode in the commit. Bounded in time; never raises a loss."""
+
+    def attend(self, user_id: UUID) -> None:
+        """Take that somebody begins to wait here for news of this user, who was not waited for."""
+
+    def leave(self, user_id: UUID) -> None:
+        """Take that nobody waits for this user any more."""
+
+    def hears_of(self, user_id: UUID) -> bool:
+        """Tell whether hints for this user, who is waited for, are heard already."""
+        raise NotImplementedError
+
+    async def listen(self, ears: Ears) -> None:
+        """Hear until the connection is lost: returns then, or raises one of `losses`."""
+
+    async def run(self) -> None:
+        """Do what must be done behind `publish`, if anything."""
+
+    async def close(self) -> None:
+        """Let connections go."""
 
 
 class MessageRow(NamedTuple):
@@ -129,11 +191,11 @@ class Subscription(Subscriber):
 
 
 class Hub:
-    """Subscriptions by user, and the connection that feeds them."""
+    """Subscriptions by user, and the bus that feeds them."""
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable["asyncpg.Connection[Any]"]],
+        bus: WakeUpBus,
         find_waiting: Callable[[list[UUID]], Awaitable[Iterable[tuple[UUID, str]]]],
         find_sessions: Callable[[list[UUID]], Awaitable[dict[UUID, bool]]],
         *,
@@ -142,7 +204,7 @@ class Hub:
         waiting_per_user_max: int,
         waiting_per_address_max: int,
     ) -> None:
-        self._connect = connect
+        self.bus = bus
         self._find_waiting = find_waiting
         self._find_sessions = find_sessions
         self._sweep_interval_s = sweep_interval_s
@@ -151,6 +213,7 @@ class Hub:
         self._waiting_per_address_max = waiting_per_address_max
         self.node_id = uuid4()
         """Leads the notifications of what this process wrote. No user has it, so other nodes look for nobody there."""
+        self._failures = 0
         self._subscriptions: dict[UUID, set[Subscriber]] = {}
         self._count = 0
         self._count_from: Counter[str] = Counter()
@@ -181,7 +244,10 @@ class Hub:
             raise ShuttingDown
         if self._is_full_for(user_id, address):
             raise TooManyWaiting
-        self._subscriptions.setdefault(user_id, set()).add(subscriber)
+        if user_id not in self._subscriptions:
+            self._subscriptions[user_id] = set()
+            self.bus.attend(user_id)
+        self._subscriptions[user_id].add(subscriber)
         self._count += 1
         if address is not None:
             self._count_from[address] += 1
@@ -195,6 +261,7 @@ class Hub:
         mine.remove(subscriber)
         if not mine:
             del self._subscriptions[user_id]
+            self.bus.leave(user_id)
 
     def hand_over(self, row: MessageRow) -> None:
         """Give what this process has just stored to those who wait here for it.
@@ -203,7 +270,7 @@ class Hub:
         be lost. Then they are woken, and read all of it in order.
         """
         for each in tuple(self._subscriptions.get(row.recipient_id, ())):
-            if self._is_current:
+            if self._is_current and self.bus.hears_of(row.recipient_id):
                 each.hand_over(row)
             else:
                 each.wake(Kind.MESSAGES)
@@ -243,21 +310,21 @@ class Hub:
     def close(self) -> None:
         """Let everybody go: waiting polls answer at once, streams end, and none begins to wait."""
         self.is_closing = True
-        self._wake_all()
+        self.wake_all()
 
     async def run(self) -> None:
         """Listen, and sweep, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen_forever())
             group.create_task(self._sweep_forever())
+            group.create_task(self.bus.run())
 
     async def _listen_forever(self) -> None:
-        failures = 0
         while True:
             try:
-                async for _ in self._listen():
-                    failures = 0
-            except (*LOSSES, asyncpg.PostgresError) as error:
+                await self.bus.listen(self)
+                log.warning("listener_lost", error="terminated")
+            except self.bus.losses as error:
                 log.warning("listener_lost", error=type(error).__name__)
             except Exception as error:  # noqa: BLE001 - without a listener the process is deaf: never give up
                 log_fault("listener_failed", error)
@@ -265,46 +332,21 @@ class Hub:
                 self.listening.clear()
                 self._is_current = False
                 LISTENER_UP.set(0)
-            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
-            failures += 1
+            await asyncio.sleep(RETRY_S[min(self._failures, len(RETRY_S) - 1)])
+            self._failures += 1
 
-    async def _listen(self) -> Any:
-        """Listen on one connection, never in a transaction, until it is lost; yields at each sign of life."""
-        connection = await self._connect()
-        lost = asyncio.Event()
-        connection.add_termination_listener(lambda _: lost.set())
-        try:
-            await connection.add_listener(CHANNEL, self._heard)
-            self.listening.set()
-            LISTENER_UP.set(1)
-            # Whatever was notified while nobody listened is lost: look for yourselves. Those who look are behind until
-            # they have looked, so that what is handed over from now on waits for it.
-            self._wake_all()
-            self._is_current = True
-            while not lost.is_set():
-                yield
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(HEARTBEAT_S):
-                        await lost.wait()
-                if not lost.is_set():
-                    await connection.fetchval("SELECT 1", timeout=HEARTBEAT_TIMEOUT_S)
-            log.warning("listener_lost", error="terminated")
-        finally:
-            connection.terminate()
+    def is_listening(self) -> None:
+        """Go on, with all hints from now on."""
+        self._failures = 0
+        self.listening.set()
+        LISTENER_UP.set(1)
+        # Whatever was hinted at while nobody listened is lost: look for yourselves. Those who look are behind until
+        # they have looked, so that what is handed over from now on waits for it.
+        self.wake_all()
+        self._is_current = True
 
-    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        text = str(payload)
-        try:
-            kind = _KINDS[text[:1]]
-            if text.startswith(self.node_id.hex, 1):
-                return  # our own: the writer has told everybody here
-            user_ids = [UUID(hex=text[start : start + ID_CHARS]) for start in range(1, len(text), ID_CHARS)]
-        except (KeyError, ValueError):  # a newer version's: whatever it means, looking does no harm
-            self._wake_all()
-            return
-        self.wake(kind, user_ids)
-
-    def _wake_all(self) -> None:
+    def wake_all(self) -> None:
+        """Wake everybody who waits here."""
         self.wake(ALL, tuple(self._subscriptions))
 
     async def _sweep_forever(self) -> None:
@@ -314,7 +356,7 @@ class Hub:
                 continue
             try:
                 for user_id, letter in await self._find_waiting(list(self._subscriptions)):
-                    self.wake(_KINDS[letter], (user_id,))
+                    self.wake(KINDS[letter], (user_id,))
                 if monotonic() >= self._sessions_due:
                     await self._look_at_sessions()
                     self._sessions_due = monotonic() + SESSIONS_S

@@ -15,6 +15,8 @@ from blindpost.core.database import Database
 from blindpost.core.repositories import pseudonym_keys
 
 KEY_BYTES: Final = 32
+NO_DAY: Final = date.max
+"""The key of the hints is kept under it: it is never yesterday."""
 PSEUDONYM_BYTES: Final = 16
 
 
@@ -48,6 +50,16 @@ class Pseudonyms:
             key = await pseudonym_keys.claim(tx, day, token_bytes(KEY_BYTES))
             await pseudonym_keys.forget_before(tx, day)
         return key
+
+
+async def key_of_hints(database: Database) -> bytes:
+    """Return the key under which hints name people, the same for all nodes and for ever; raises Unavailable.
+
+    Not a day's: at midnight nodes would not understand each other, for as long as their clocks differ. Nothing that
+    is named by it is kept anywhere.
+    """
+    async with database.transaction() as tx:
+        return await pseudonym_keys.claim(tx, NO_DAY, token_bytes(KEY_BYTES))
 
 
 def pseudonym(key: bytes, *whom: str) -> bytes:

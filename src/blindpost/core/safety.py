@@ -22,6 +22,8 @@ REDIS_RIGHTS: Final = (
     " +ping +info +time +select +get +set +getdel +exists +pttl +incrby +rename +eval +evalsha +script|load"
 )
 """What the router's user needs of Redis: its own keys, and no command that empties, lists, stops or reconfigures."""
+REDIS_RIGHTS_OF_BUS: Final = "&blindpost:wake:* +publish +subscribe +unsubscribe"
+"""With BLINDPOST_WAKE_UP_BUS=redis."""
 REDIS_USER: Final = f"ACL SETUSER blindpost on '>PASSWORD' {REDIS_RIGHTS}"
 OPERATORS: Final = {"CONFIG": ("CONFIG", "GET", "save"), "KEYS": ("KEYS", "blindpost"), "FLUSHALL": ("FLUSHALL",)}
 MIN_REDIS: Final = (6, 2)

@@ -15,7 +15,7 @@ import asyncpg
 
 from blindpost.core.database import Database
 from blindpost.core.group_commit import GroupCommit
-from blindpost.core.hub import CHANNEL, NOTIFY_IDS_MAX, Hub, Kind, MessageRow
+from blindpost.core.hub import NOTIFY_IDS_MAX, Hint, Hub, Kind, MessageRow
 from blindpost.core.own_connection import OwnConnection
 from blindpost.errors import InternalFault, NotAContact, OutcomeUnknown, Problem, Unavailable
 from blindpost.telemetry import BATCH_SIZE, FLUSH, WRITE_QUEUE, log_fault
@@ -57,8 +57,9 @@ class Ack(NamedTuple):
 
 
 # Ids are drawn in the order of arrival (the CTE is materialised), so that a reader who sorts by id sees one
-# sender's messages in the order in which they were sent. The hint to the recipients rides in the same commit, and
-# leads with the node: its own hub passes over it, and any other looks for a user with that id, of whom there is none.
+# sender's messages in the order in which they were sent. Where the bus is PostgreSQL's, the hint
+# to the recipients rides in the same commit, and leads with the node: its own hub passes over it, and any other looks
+# for a user with that id, of whom there is none.
 # What lets the two write to each other is locked until the commit: an account that is deleted meanwhile waits for it,
 # and then finds the message; one whose deletion came first is found gone.
 _INSERT: Final = """
@@ -78,7 +79,7 @@ WITH input AS MATERIALIZED (
     SELECT id, sender_id, recipient_id, timestamp, message FROM input JOIN traced USING (id)
     RETURNING id, recipient_id, timestamp
 ), woken AS MATERIALIZED (
-    SELECT count(pg_notify('{channel}', payload)) AS count FROM (
+    SELECT count({tell}) AS count FROM (
         SELECT 'm' || $5 || string_agg(hex, '') AS payload FROM (
             SELECT hex, (row_number() OVER () - 1) / {ids_max} AS part
             FROM (SELECT DISTINCT replace(recipient_id::text, '-', '') AS hex FROM stored) AS recipients
@@ -112,7 +113,7 @@ WITH acked AS (
     INSERT INTO receipts (sender_id, message_id) SELECT sender_id, id FROM acked WHERE sender_id <> ALL($3::uuid[])
     RETURNING sender_id
 ), woken AS MATERIALIZED (
-    SELECT count(pg_notify('{CHANNEL}', payload)) AS count FROM (
+    SELECT count({{tell}}) AS count FROM (
         SELECT 'r' || string_agg(hex, '') AS payload FROM (
             SELECT hex, (row_number() OVER () - 1) / {NOTIFY_IDS_MAX} AS part
             FROM (SELECT DISTINCT replace(sender_id::text, '-', '') AS hex FROM due) AS senders
@@ -130,7 +131,9 @@ class MessageWriter:
     def __init__(self, database: Database, hub: Hub, *, require_contact: bool) -> None:
         self._hub = hub
         rule = _CONTACT if require_contact else _ANYBODY
-        self._insert_statement = _INSERT.format(rule=rule, channel=CHANNEL, ids_max=NOTIFY_IDS_MAX)
+        self._bus = hub.bus
+        self._insert_statement = _INSERT.format(rule=rule, tell=hub.bus.in_statement, ids_max=NOTIFY_IDS_MAX)
+        self._ack_statement = _ACK.format(tell=hub.bus.in_statement)
         self._sends = OwnConnection(database, loss=OutcomeUnknown)
         self._acks = OwnConnection(database, loss=OutcomeUnknown)
         self.sends: GroupCommit[NewMessage, Stored] = GroupCommit(self._flush_sends)
@@ -174,8 +177,13 @@ class MessageWriter:
                 rows = await _each_alone_if_refused(self._insert, batch)
         except BaseException:
             # It may have been stored all the same, and our own notification of it is passed over.
-            self._hub.wake(Kind.MESSAGES, {message.recipient_id for message in batch})
+            hint = Hint(Kind.MESSAGES, {message.recipient_id for message in batch})
+            self._hub.wake(*hint)
+            await self._bus.publish([hint])
             raise
+        stored = {message.recipient_id for message, row in zip(batch, rows, strict=True) if isinstance(row, Stored)}
+        # Before the senders are answered: one who goes on at another node must not be ahead of this hint.
+        await self._bus.publish([Hint(Kind.MESSAGES, stored)])
         return await self._resolve(batch, rows)
 
     async def _insert(self, batch: Sequence[NewMessage]) -> Sequence[Stored | Problem | None]:
@@ -219,14 +227,19 @@ class MessageWriter:
         told = [each for each in {each for ack in batch for each in ack.senders} if self._hub.is_streaming(each)]
         erased: dict[UUID, UUID] = {}
         delivered: dict[UUID, list[UUID]] = defaultdict(list)
-        for message_id, sender_id, recipient_id, is_due, _ in await self._acks.fetch(_ACK, ids, recipients, told):
+        due: set[UUID] = set()
+        rows = await self._acks.fetch(self._ack_statement, ids, recipients, told)
+        for message_id, sender_id, recipient_id, is_due, _ in rows:
             erased[message_id] = recipient_id
-            if not is_due:
+            if is_due:
+                due.add(sender_id)
+            else:
                 delivered[sender_id].append(message_id)
         for sender_id, message_ids in delivered.items():
             self._hub.delivered(sender_id, message_ids)
         for ack in batch:  # those that were not there are gone as well
             self._hub.acknowledged(ack.recipient_id, ack.message_ids)
+        await self._bus.publish([Hint(Kind.RECEIPTS, due)])
         return [_claim(erased, ack) for ack in batch]
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from blindpost.core.audit import Audit, Event
 from blindpost.core.cache import Cache
 from blindpost.core.database import Database, Transaction
-from blindpost.core.hub import Kind, payloads
+from blindpost.core.hub import Kind
 from blindpost.core.repositories import contacts, messages, prekeys, users
 from blindpost.core.tokens import Claims, Tokens
 from blindpost.errors import (
@@ -251,7 +251,7 @@ class AuthService:
         """End sessions at once and everywhere: Redis first, so that no node remembers them as open meanwhile."""
         await self._cache.remember_ended(session_ids)
         await users.end_sessions(tx, session_ids)
-        await messages.notify(tx, payloads(Kind.SESSIONS, [user_id]))
+        messages.hint(tx, Kind.SESSIONS, [user_id])
 
     async def me(self, caller: Caller) -> Me:
         user = await self._user(caller.user_id)
@@ -299,7 +299,7 @@ class AuthService:
             await users.set_ecdsa_key(tx, caller.user_id, new.der, request.ecdh_signature)
             await prekeys.remove_all_of(tx, caller.user_id)
             await self._end_others(tx, caller)
-            await _tell(tx, told, [])
+            await _tell(tx, told)
         self._audit.note(Event.IDENTITY_KEY_CHANGED, subject=str(caller.user_id))
 
     async def update_ecdh_key(self, caller: Caller, request: EcdhUpdate) -> None:
@@ -321,7 +321,7 @@ class AuthService:
             if new.der != user.ecdh_public_key:
                 await users.retire_ecdh_key(tx, caller.user_id, user.ecdh_public_key)
             await users.set_ecdh_key(tx, caller.user_id, new.der, request.ecdh_signature)
-            await _tell(tx, told, [])
+            await _tell(tx, told)
         self._audit.note(Event.ENCRYPTION_KEY_CHANGED, subject=str(caller.user_id))
 
     async def delete(self, caller: Caller, signature: bytes) -> None:
@@ -336,7 +336,8 @@ class AuthService:
             await self._cache.remember_ended(each.id for each in await users.sessions_of(tx, caller.user_id))
             await users.remove(tx, caller.user_id)
             await messages.remove_all_of(tx, caller.user_id)
-            await _tell(tx, told, payloads(Kind.SESSIONS, [caller.user_id]))
+            messages.hint(tx, Kind.SESSIONS, [caller.user_id])
+            await _tell(tx, told)
         self._audit.note(Event.ACCOUNT_DELETED, subject=str(caller.user_id))
 
     async def _acting(self, caller: Caller) -> users.User:
@@ -361,10 +362,10 @@ class AuthService:
         return [each for each in contact_ids if each in locked]
 
 
-async def _tell(tx: Transaction, contact_ids: list[UUID], hints: list[str]) -> None:
+async def _tell(tx: Transaction, contact_ids: list[UUID]) -> None:
     """Count a change for locked contacts, and hint at it when the transaction commits."""
     await users.touch_contacts(tx, contact_ids)
-    await messages.notify(tx, payloads(Kind.CONTACTS, contact_ids) + hints)
+    messages.hint(tx, Kind.CONTACTS, contact_ids)
 
 
 def _signed_at_login(request: LoginRequest, thumbprint: str | None) -> bytes:

@@ -4,7 +4,7 @@ from typing import Final
 from uuid import UUID
 
 from blindpost.core.database import Database, Transaction
-from blindpost.core.hub import Kind, payloads
+from blindpost.core.hub import Kind
 from blindpost.core.repositories import contacts, messages, users
 from blindpost.errors import (
     Conflict,
@@ -97,7 +97,7 @@ async def _tell_both(tx: Transaction, me: UUID, other: UUID) -> Contact:
     Raises TooManyPending, TooManyContacts.
     """
     await users.touch_contacts(tx, (me, other))
-    await messages.notify(tx, payloads(Kind.CONTACTS, (me, other)))
+    messages.hint(tx, Kind.CONTACTS, (me, other))
     row = await contacts.between(tx, me, other)
     if row is None:
         raise NotFound

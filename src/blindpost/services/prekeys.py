@@ -8,7 +8,7 @@ from uuid import UUID
 
 from blindpost.core.audit import Audit, Event
 from blindpost.core.database import Database, Transaction
-from blindpost.core.hub import Kind, payloads
+from blindpost.core.hub import Kind
 from blindpost.core.repositories import contacts, messages, prekeys, users
 from blindpost.core.repositories.prekeys import Algorithm, LastingPrekey, OneTimePrekey
 from blindpost.errors import (
@@ -246,7 +246,7 @@ async def _tell_if_low(tx: Transaction, owner_id: UUID, taken: Collection[Algori
     left = await prekeys.waiting_counts(tx, owner_id)
     if any(left[algorithm] in {PREKEYS_LOW - 1, 0} for algorithm in taken):
         await users.touch_contacts(tx, [owner_id])
-        await messages.notify(tx, payloads(Kind.CONTACTS, [owner_id]))
+        messages.hint(tx, Kind.CONTACTS, [owner_id])
 
 
 def _claimed(key: OneTimePrekey | LastingPrekey) -> ClaimedPrekey:

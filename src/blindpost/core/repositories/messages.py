@@ -1,6 +1,6 @@
 """Messages as their readers see them; core.writer stores and erases them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -28,7 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from blindpost.core.hub import CHANNEL, MessageRow
+from blindpost.core.database import HINTS
+from blindpost.core.hub import Hint, Kind, MessageRow
 from blindpost.core.schema import messages, receipts, sessions, traces, users
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -284,7 +285,6 @@ def _forgetting(which: ColumnElement[bool]) -> Select[Any]:
     return select(count).add_cte(told.cte("told"))
 
 
-async def notify(tx: AsyncConnection, payloads: Iterable[str]) -> None:
-    """Hint to every process, when the transaction commits."""
-    for payload in payloads:
-        await tx.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": payload})
+def hint(tx: AsyncConnection, kind: Kind, user_ids: Collection[UUID]) -> None:
+    """Have every process where somebody waits for these users look, when the transaction commits."""
+    tx.info[HINTS].append(Hint(kind, user_ids))
