@@ -5,7 +5,7 @@ import gc
 import logging
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -348,6 +348,7 @@ async def answering(
             ),
             certificate,
             Places(HANDSHAKES_PER_ADDRESS_MAX, proxies),
+            (await container.get(Hub)).close,
         )
         async with _following(certificate, failed):
             serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -355,7 +356,6 @@ async def answering(
             try:
                 yield Node(container, failed)
             finally:
-                (await container.get(Hub)).close()
                 server.should_exit = True
                 await serving
 
@@ -401,10 +401,17 @@ async def _following(certificate: Certificate | None, failed: asyncio.Event) -> 
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, certificate: Certificate | None, handshakes: Places) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        certificate: Certificate | None,
+        handshakes: Places,
+        let_go: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._certificate = certificate
         self._handshakes = handshakes
+        self._let_go = let_go
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; for TLS by ourselves, because uvicorn bounds no handshake."""
@@ -415,6 +422,19 @@ class _Server(uvicorn.Server):
         common = self._certificate.context, self._connection, self.server_state.connections, self._handshakes
         self.servers = cast("list[asyncio.base_events.Server]", [TlsListener(each, *common) for each in sockets])
         self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nobody, have each connection end with its answer, and only then answer those who wait.
+
+        In this order, because they come back at once: on a connection that goes on, or at a socket that still listens,
+        they would come here again, and not to a router that stays.
+        """
+        for each in self.servers:
+            each.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        self._let_go()
+        await super().shutdown(sockets)
 
     def _connection(self) -> asyncio.Protocol:
         make = cast("type[Connection]", self.config.http_protocol_class)
