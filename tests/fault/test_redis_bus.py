@@ -15,7 +15,7 @@ from blindpost.app import open_components
 from blindpost.config import WakeUp
 from blindpost.core import redis_bus
 from blindpost.core.embedded import StoreUrls
-from blindpost.core.hub import Hub, Kind
+from blindpost.core.hub import Hint, Hub, Kind
 from blindpost.core.redis_bus import EVERYBODY, OWED_MAX, TAG_BYTES, Owed, RedisBus, channel_of
 from blindpost.core.safety import REDIS_RIGHTS, REDIS_RIGHTS_OF_BUS
 from blindpost.protocol.limits import PAGE_DEFAULT
@@ -192,6 +192,33 @@ async def test_the_rights_in_the_settings_page_are_enough_for_the_bus(servers: H
         async with asyncio.timeout(20):
             assert len((await polling).messages) == 1
         assert HINTS_OWED._value.get() == 0
+
+
+async def test_what_comes_to_be_owed_while_debts_are_paid_is_paid_without_another_hint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_bus, "RETRY_S", 0.01)
+    bus = RedisBus("redis://127.0.0.1:1", bytes(32))
+    paid: list[object] = []
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def publish(args: object) -> None:
+        paid.append(args)
+        if len(paid) == 1:
+            raise ConnectionError
+        begun.set()
+        await goes_on.wait()
+
+    monkeypatch.setattr(bus, "_publish", publish)
+    running = asyncio.create_task(bus.run())
+    await bus.publish([Hint(Kind.MESSAGES, [uuid4()])])
+    await begun.wait()
+    await bus.publish([Hint(Kind.MESSAGES, [uuid4()])])
+    goes_on.set()
+    await eventually(lambda: is_true(lambda: len(paid) == 3 and not bus._owed), what="the last publication")
+    assert paid[0] == paid[1] != paid[2]
+    running.cancel()
+    await bus.close()
 
 
 def test_more_hints_than_can_be_owed_become_one_for_everybody() -> None:

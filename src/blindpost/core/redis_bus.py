@@ -179,6 +179,8 @@ class RedisBus(WakeUpBus):
             HINTS_OWED.set(len(self._owed))
             if not self._is_paying:
                 await asyncio.sleep(RETRY_S)
+            elif self._owed:  # it has come to be owed meanwhile
+                self._is_in_debt.set()
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -241,7 +243,7 @@ class RedisBus(WakeUpBus):
             answer: list[Any] = await connection.read_response()
             if answer[0] == b"message":
                 self._take(ears, answer[1], answer[2])
-            elif answer[0] == b"subscribe":
+            elif answer[0] == b"subscribe" and answer[1] in self._asked:
                 self._heard.add(answer[1])
                 # Who waits there may have read before this, and of what came in between nobody was told.
                 ears.wake(ALL, list(self._waiting.get(answer[1], {}).values()))
