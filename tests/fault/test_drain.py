@@ -3,19 +3,21 @@
 import asyncio
 import signal
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
+from blindpost.app import Served
 from blindpost.config import WakeUp
 from blindpost.core.embedded import StoreUrls
 from blindpost.routers.frames import GOING_AWAY
+from blindpost.workers.supervisor import serving
 from fault.nodes import Node, node
 from fault.servers import connected, eventually, tell
 from sockets import Closed, Ws, events, socket
-from support import Person, contacts
+from support import Person, contacts, in_thread, settings_for
 
 BURST = 200
 END_S = 15.0
@@ -30,7 +32,7 @@ async def waiting(router: Node) -> float:
     )
 
 
-async def accepts(router: Node) -> bool:
+async def accepts(router: Node | Served) -> bool:
     parts = urlsplit(router.origin)
     with suppress(OSError):
         _, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -124,3 +126,24 @@ async def test_a_client_that_neither_reads_nor_says_goodbye_does_not_hold_up_the
         assert await asyncio.to_thread(router.process.wait, END_S) == 0
         tell(f"ended {(time.monotonic() - began) * 1000:.0f} ms after SIGTERM beside a client that is silent")
         await ws.vanish()
+
+
+async def test_a_router_of_several_workers_accepts_nobody_while_they_let_their_clients_go(
+    stores: StoreUrls, tmp_path: Path
+) -> None:
+    """The supervisor holds the sockets too: in the queue of one that nobody empties a client would wait for the end."""
+    crew = in_thread(lambda: serving(settings_for(stores, tmp_path, workers=2)))
+    with ExitStack() as stack:
+        router = stack.enter_context(crew)
+        async with httpx.AsyncClient(base_url=router.origin, timeout=60) as http:
+            alice, _ = await contacts(http)
+        ws = await Ws.connect(router.origin, "/messages/ws", alice.signed("GET", f"{router.origin}/messages/ws"))
+        ending = asyncio.create_task(asyncio.to_thread(stack.close))
+
+        async def refuses() -> bool:
+            return not await accepts(router)
+
+        await eventually(refuses, what="a refused connection")
+        assert not ending.done(), "a silent client holds its worker up: else this shows nothing"
+        await ws.vanish()
+        await ending

@@ -239,6 +239,7 @@ class Crew:
     """All workers."""
 
     def __init__(self, settings: Settings, listeners: list[socket.socket]) -> None:
+        self._listeners = listeners
         self._places = [Place(number, each, settings) for number, each in enumerate(listeners, 1)]
         self._keeping: list[asyncio.Task[None]] = []
         self.failed = asyncio.Event()
@@ -261,6 +262,9 @@ class Crew:
         for task in self._keeping:
             task.cancel()
         await asyncio.gather(*self._keeping, return_exceptions=True)
+        # The workers close theirs; while one of ours is open, whoever connects waits in a queue that nobody empties.
+        for each in self._listeners:
+            each.close()
         await asyncio.gather(*(each.empty() for each in self._places))
 
     def metrics(self) -> CollectorRegistry:
