@@ -37,6 +37,8 @@ class Plan:
     """Seconds in which a router must do nothing before the first message: its streams have then read what there was."""
     warm_up: float = 0.5
     """Seconds of a round that do not count."""
+    routers: tuple[int, ...] = (2, 4, 8)
+    """On the same stores, where the wake-up buses are measured."""
     rate_seconds: float = 20
     clients: int = 10_000
     """Idle WebSockets."""
@@ -55,6 +57,7 @@ QUICK: Final = Plan(
     pairs=(1, 50),
     rounds=1,
     seconds=1.5,
+    routers=(2,),
     rate_seconds=3,
     clients=1_000,
     polls=200,

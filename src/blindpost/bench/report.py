@@ -208,6 +208,18 @@ def _processes(rows: list[Row]) -> Table:
     )
 
 
+def _bus(rows: list[Row]) -> Table:
+    return Table(
+        "Pairs on several routers, most of them at two, by what carries the hints",
+        ("routers", "bus", "pairs", "messages/s", *CPU_COLUMNS, "received: p50 ms", "p99 ms"),
+        [
+            (f"{count}", bus, f"{pairs}", *middles(each, "per_second", *CPU, *_latency("received")))
+            for (count, bus, pairs), each in grouped(rows, "routers", "bus", "pairs").items()
+        ],
+        left=2,
+    )
+
+
 class Floor(NamedTuple):
     """A floor, and what of the router's stands on it."""
 
@@ -365,6 +377,7 @@ TABLES: Final[dict[str, Callable[[list[Row]], Table]]] = {
     "queue": _queue,
     "growth": _growth,
     "processes": _processes,
+    "bus": _bus,
     "floors": _floors,
     "sessions": _sessions,
     "retention": _retention,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from blindpost.bench import (
+    bus,
     floors,
     growth,
     idle,
@@ -34,6 +35,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Ground], Awaitable[list[Row]]]]] = {
     "queue": queue.measure,
     "growth": growth.measure,
     "processes": processes.measure,
+    "bus": bus.measure,
     "floors": floors.measure,
     "sessions": sessions.measure,
     "retention": retention.measure,

@@ -36,16 +36,19 @@ async def measure(ground: Ground) -> list[Row]:
     return rows
 
 
-async def one_round(registry: Registry, routers: Sequence[Process], transport: str, count: int, plan: Plan) -> Row:
-    """Let new pairs talk for a while; on several routers, half of the pairs have one on each of two.
+async def one_round(
+    registry: Registry, routers: Sequence[Process], transport: str, count: int, plan: Plan, *, apart: int = 0
+) -> Row:
+    """Let new pairs talk for a while; on several routers, most of them are at two: of two routers, half of them.
 
-    New ones each time: no pair comes near what it may send in a minute.
+    The first pairs, as many as there are routers, are `apart` by so many routers, the next by one more, and so on. New
+    pairs each time: no pair comes near what it may send in a minute.
     """
     pairs = await registry.pairs(count)
     tally = Tally()
     talks = [Talk(pair, tally, TRANSPORTS[transport]) for pair in pairs]
     try:
-        await _open(talks, routers)
+        await _open(talks, routers, apart)
         with undisturbed():
             row = await _talk(talks, tally, routers, plan)
     finally:
@@ -56,12 +59,14 @@ async def one_round(registry: Registry, routers: Sequence[Process], transport: s
     return {"transport": transport, "pairs": count, "routers": len(routers), **row}
 
 
-async def _open(talks: list[Talk], routers: Sequence[Process]) -> None:
+async def _open(talks: list[Talk], routers: Sequence[Process], apart: int) -> None:
     origins = [router.origin for router in routers]
     for start in range(0, len(talks), OPEN_AT_ONCE):
         await asyncio.gather(
             *(
-                talk.way.open(origins[number % len(origins)], origins[(number + number // len(origins)) % len(origins)])
+                talk.way.open(
+                    origins[number % len(origins)], origins[(number + number // len(origins) + apart) % len(origins)]
+                )
                 for number, talk in enumerate(talks[start : start + OPEN_AT_ONCE], start)
             )
         )

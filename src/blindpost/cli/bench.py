@@ -82,6 +82,8 @@ def bench(
 
     - processes: one router and two
 
+    - bus: two, four and eight routers that wake each other's clients by PostgreSQL, and by Redis
+
     - floors: what Python, PostgreSQL and the signatures take by themselves
 
     - sessions: what handshakes and ratchets cost a client
