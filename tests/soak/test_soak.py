@@ -22,7 +22,8 @@ SEED = os.environ.get("SOAK_SEED") or str(random.SystemRandom().randrange(2**32)
 async def test_nothing_is_lost_doubled_or_reordered_whatever_breaks(tmp_path: Path) -> None:
     tell(f"SOAK_SEED={SEED} SOAK_SECONDS={SECONDS:g}")
     names = [each for each in FAULTS if each != FULL_DISK]
-    plan = Plan(tmp_path, SEED, SECONDS, people=8, pace_s=0.1, rest_s=1.0, faults=names)
+    # What is lost never comes: how long the rest takes on a slow machine is another question.
+    plan = Plan(tmp_path, SEED, SECONDS, people=8, pace_s=0.1, rest_s=1.0, faults=names, grace_s=150)
     outcome = await run(plan, tell)
     assert outcome.is_clean, outcome.summary()
     assert outcome.findings.received > SECONDS
